@@ -1,0 +1,68 @@
+"""What goes into a model and what comes out of it: the contract between tasks and models."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Inputs are integers `[B, L]`, each in `0 .. vocabulary - 1`.
+
+    Args:
+        vocabulary: Number of different tokens, padding included.
+    """
+
+    vocabulary: int
+
+    def __post_init__(self) -> None:
+        _positive("vocabulary", self.vocabulary)
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Inputs are real numbers `[B, L, channels]`.
+
+    Args:
+        channels: Numbers per position.
+    """
+
+    channels: int
+
+    def __post_init__(self) -> None:
+        _positive("channels", self.channels)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One class per sequence: logits `[B, classes]`, targets `[B]`.
+
+    Args:
+        classes: Number of classes.
+    """
+
+    classes: int
+
+    def __post_init__(self) -> None:
+        _positive("classes", self.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLabels:
+    """One class per position: logits `[B, L, classes]`, targets `[B, L]`, -100 where not asked.
+
+    Args:
+        classes: Number of classes.
+    """
+
+    classes: int
+
+    def __post_init__(self) -> None:
+        _positive("classes", self.classes)
+
+
+Inputs = Tokens | Features
+Outputs = Label | TokenLabels
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
