@@ -56,8 +56,8 @@ class Alternative:
         index: Its position among the rule's alternatives, from 0.
         symbols: What it expands to, from left to right.
         name: The name of the term it makes: its alias (`-> attention`), or the rule's name without
-            the file it came from (`heads`). None when Lark would inline it into its parent (`_rule`,
-            helper rules of groups and repetitions, `?rule` with one child).
+            the file it came from (`heads`). None when Lark would inline it into its parent
+            (`_rule`, helper rules of groups and repetitions, `?rule` with one child).
         weight: Its weight before normalisation over the legal alternatives.
         where: Legal in a context only if this is true (for every length in it). None: always.
         lets: What the parts below see, assigned in order.

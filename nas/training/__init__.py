@@ -1,0 +1,1 @@
+"""Training one architecture on one task: budgets in steps, exact continuation from a checkpoint."""
