@@ -1,0 +1,1 @@
+"""The primitives of the spaces: importing this package fills `nas.layers.base.PRIMITIVES`."""
