@@ -9,18 +9,8 @@ concept only: a rule, its alternatives, and the symbols of the alternative that 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from nas.grammar.errors import Location
 from nas.grammar.expression import Expression
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where something stands in a space file (`line` counts from 1)."""
-
-    file: str
-    line: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)
