@@ -1,0 +1,77 @@
+"""`nas bench`: every figure this project states about itself comes from one of these."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from nas.cli.options import Json, Seed, print_json, tables
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def kernels(
+    family: Annotated[
+        list[str] | None, typer.Argument(help="Families to measure; default: all.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu or cuda; default: a GPU if there is one.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Also write dated .json and .md files there.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Time each kernel family against its floor and its peers; what is wrong is not timed."""
+    from nas.kernels.bench import main
+
+    words = [*(family or [])]
+    words += ["--device", device] if device else []
+    words += ["--out", str(out)] if out else []
+    words += ["--json"] if json else []
+    raise typer.Exit(main(words))
+
+
+@app.command()
+def sampling(
+    space: Annotated[str, typer.Option("--space", help="The space to sample.")] = "hybrid.lark",
+    count: Annotated[int, typer.Option("--count", "-n", min=1)] = 10_000,
+    seed: Seed = 0,
+    max_params: Annotated[
+        int | None, typer.Option("--max-params", help="Also under this cap of parameters.", min=1)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Architectures sampled a second on one core, texts included, and their sizes."""
+    from nas.bench.sampling import run
+    from nas.resources import find_space
+
+    row = run(find_space(space), count=count, seed=seed, max_params=max_params)
+    if json:
+        print_json(row)
+        return
+    table = Table("figure", "value")
+    for key, value in row.items():
+        table.add_row(key, f"{value:,.3f}" if isinstance(value, float) else str(value))
+    tables.print(table)
+
+
+@app.command()
+def trials(
+    count: Annotated[int, typer.Option("--count", "-n", min=1)] = 200,
+    workers: Annotated[int, typer.Option("--workers", min=1)] = 2,
+    json: Json = False,
+) -> None:
+    """What a trial that trains nothing costs: proposal, record and Ray, in milliseconds."""
+    from nas.bench.trials import run
+
+    row = run(count=count, workers=workers)
+    if json:
+        print_json(row)
+        return
+    table = Table("figure", "value")
+    for key, value in row.items():
+        table.add_row(key, f"{value:,.1f}" if isinstance(value, float) else str(value))
+    tables.print(table)

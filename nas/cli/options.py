@@ -1,0 +1,72 @@
+"""Options that several commands share, spelled the same everywhere."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+Json = Annotated[
+    bool, typer.Option("--json", help="JSON lines on standard output and nothing else there.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", min=0)]
+Width = Annotated[int, typer.Option("--width", help="Channels D of every architecture.", min=1)]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Folder with real data (IMDb, CIFAR-10); default: $NAS_DATA.", exists=True
+    ),
+]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        help="paper (the published definition) or small (a proxy for a CPU). "
+        "Default: paper with a GPU, small without.",
+    ),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        help="Where studies are: a database URL, or a folder with one NAME.db a study. "
+        "Default: results/",
+    ),
+]
+
+messages = Console(stderr=True, highlight=False)
+"""Progress and remarks go to standard error."""
+
+tables = Console(highlight=False)
+"""Tables for people go to standard output."""
+
+
+def print_json(row: dict[str, Any]) -> None:
+    """One JSON line on standard output."""
+    sys.stdout.write(json.dumps(row, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def choose_profile(profile: str | None) -> str:
+    """The profile asked for, or the one this machine can do; says aloud when it chose `small`.
+
+    Raises:
+        UsageError: It is neither `paper` nor `small`.
+    """
+    from nas.errors import UsageError
+
+    if profile is not None:
+        if profile not in ("paper", "small"):
+            raise UsageError(f"unknown profile {profile!r}: choose paper or small")
+        return profile
+    import torch
+
+    if torch.cuda.is_available():
+        return "paper"
+    messages.print(
+        "no GPU: profile [bold]small[/] (shorter and fewer examples: a proxy for the published "
+        "task; --profile paper for the definition itself)"
+    )
+    return "small"
