@@ -141,27 +141,27 @@ class Primitive(nn.Module):
         return []
 
     @classmethod
-    def cost(cls, shape: Shape, **arguments: Any) -> Cost:
+    def cost(cls, shape: Shape, *_: Any, **arguments: Any) -> Cost:
         """Its own cost, without that of its block arguments; raises ValueError as the class."""
         raise NotImplementedError
 
     @classmethod
-    def active_parameters(cls, shape: Shape, **arguments: Any) -> int:
+    def active_parameters(cls, shape: Shape, *_: Any, **arguments: Any) -> int:
         """How many of its own parameters one token meets (fewer than all where it is routed)."""
         return cls.cost(shape, **arguments).parameters
 
     @classmethod
-    def block_shape(cls, shape: Shape, **arguments: Any) -> Shape:
+    def block_shape(cls, shape: Shape, *_: Any, **arguments: Any) -> Shape:
         """The shape that its block arguments see."""
         return shape
 
     @classmethod
-    def copies(cls, **arguments: Any) -> int:
+    def copies(cls, *_: Any, **arguments: Any) -> int:
         """How many separately built modules it takes for each block argument."""
         return 1
 
     @classmethod
-    def multipliers(cls, **arguments: Any) -> Cost:
+    def multipliers(cls, *_: Any, **arguments: Any) -> Cost:
         """What the cost of its block arguments is multiplied by, measure by measure."""
         return Cost(1, 1, 1, 1)
 
@@ -176,6 +176,12 @@ class TokenWise(Primitive):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The forward pass of a sequence of one token."""
         return self(x.unsqueeze(1)).squeeze(1), state
+
+
+def without_decay(parameter: nn.Parameter) -> nn.Parameter:
+    """Marks a parameter as one that weight decay must leave alone, and returns it."""
+    parameter.no_weight_decay = True  # type: ignore[attr-defined]
+    return parameter
 
 
 PRIMITIVES: dict[str, type[Primitive]] = {}

@@ -1,0 +1,156 @@
+"""Two blocks that see the same tokens, and what becomes of their outputs."""
+
+import torch
+from torch import Tensor, nn
+
+from nas.layers.activation import activate
+from nas.layers.base import Cost, Primitive, Shape, State, primitive
+from nas.layers.projection import Projection, projection_cost
+
+
+class _TwoBranches(Primitive):
+    """Two blocks side by side; `merge` makes one output of theirs."""
+
+    def __init__(self, shape: Shape, first: Primitive, second: Primitive) -> None:
+        super().__init__(shape)
+        self.first = first
+        self.second = second
+
+    def merge(self, first: Tensor, second: Tensor) -> Tensor:
+        """Makes [..., D] of the two outputs [..., D]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, L, D] to [B, L, D]."""
+        return self.merge(self.first(x), self.second(x))
+
+    def init_state(self, batch: int, device: torch.device | str, dtype: torch.dtype) -> State:
+        """The states of both blocks."""
+        return (
+            self.first.init_state(batch, device, dtype),
+            self.second.init_state(batch, device, dtype),
+        )
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Both blocks take their step."""
+        first, first_state = self.first.step(x, state[0])
+        second, second_state = self.second.step(x, state[1])
+        return self.merge(first, second), (first_state, second_state)
+
+
+@primitive("add")
+class Add(_TwoBranches):
+    """f(x) + g(x)."""
+
+    def merge(self, first: Tensor, second: Tensor) -> Tensor:
+        """The sum."""
+        return first + second
+
+    def output_weights(self) -> list[nn.Parameter]:
+        """Those of both blocks."""
+        return self.first.output_weights() + self.second.output_weights()
+
+    @classmethod
+    def cost(cls, shape: Shape) -> Cost:
+        """Nothing beside its blocks."""
+        return Cost()
+
+
+@primitive("gate")
+class Gate(_TwoBranches):
+    """f(x) * sigmoid(g(x))."""
+
+    def merge(self, first: Tensor, second: Tensor) -> Tensor:
+        """The gated product."""
+        return first * torch.sigmoid(second)
+
+    def output_weights(self) -> list[nn.Parameter]:
+        """Those of the block that is gated."""
+        return self.first.output_weights()
+
+    @classmethod
+    def cost(cls, shape: Shape) -> Cost:
+        """Keeps the gates and what they multiply."""
+        return Cost(activations=2 * shape.length * shape.width)
+
+
+@primitive("concat")
+class Concat(_TwoBranches):
+    """W [f(x), g(x)], a linear map of both outputs, 2D -> D, with bias.
+
+    Args:
+        shape: Its own and each block's.
+        first: f.
+        second: g.
+    """
+
+    def __init__(self, shape: Shape, first: Primitive, second: Primitive) -> None:
+        super().__init__(shape, first, second)
+        self.output = Projection(2 * shape.width, shape.width, bias=True)
+
+    def merge(self, first: Tensor, second: Tensor) -> Tensor:
+        """The linear map of both."""
+        return self.output(torch.cat((first, second), dim=-1))
+
+    def output_weights(self) -> list[nn.Parameter]:
+        """Its own."""
+        return [self.output.weight]
+
+    @classmethod
+    def cost(cls, shape: Shape) -> Cost:
+        """The linear map; keeps what it maps."""
+        return projection_cost(shape.length, 2 * shape.width, shape.width, bias=True) + Cost(
+            activations=2 * shape.length * shape.width
+        )
+
+
+@primitive("gated")
+class Gated(Primitive):
+    """out(f(V x) * act(W x)): the block around Hawk's, H3's and Mamba's mixers.
+
+    V and W map D to E * D channels, out maps them back (De et al. 2024, "Griffin", figure 2).
+
+    Args:
+        shape: Width D; the block sees `expansion` times as many channels.
+        block: f.
+        expansion: E.
+        activation: act: `relu`, `gelu` or `silu`.
+    """
+
+    def __init__(self, shape: Shape, block: Primitive, *, expansion: int, activation: str) -> None:
+        super().__init__(shape)
+        inner = shape.width * expansion
+        self.activation = activation
+        self.value = Projection(shape.width, inner, bias=False)
+        self.gate = Projection(shape.width, inner, bias=False)
+        self.block = block
+        self.output = Projection(inner, shape.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, L, D] to [B, L, D]."""
+        return self.output(self.block(self.value(x)) * activate(self.gate(x), self.activation))
+
+    def init_state(self, batch: int, device: torch.device | str, dtype: torch.dtype) -> State:
+        """The state of the block."""
+        return self.block.init_state(batch, device, dtype)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The block takes its step."""
+        y, state = self.block.step(self.value(x), state)
+        return self.output(y * activate(self.gate(x), self.activation)), state
+
+    def output_weights(self) -> list[nn.Parameter]:
+        """Those of the last linear map."""
+        return [self.output.weight]
+
+    @classmethod
+    def cost(cls, shape: Shape, *, expansion: int, activation: str) -> Cost:
+        """Three linear maps; keeps x, the gate before and after, f's output and the product."""
+        inner = shape.width * expansion
+        maps = projection_cost(shape.length, shape.width, inner, bias=False)
+        return 3 * maps + Cost(activations=shape.length * (shape.width + 4 * inner))
+
+    @classmethod
+    def block_shape(cls, shape: Shape, *, expansion: int, activation: str) -> Shape:
+        """As many tokens, `expansion` times the channels."""
+        return Shape(shape.length, shape.width * expansion, shape.causal)

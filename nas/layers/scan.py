@@ -1,0 +1,119 @@
+"""Diagonal gated recurrences: minGRU, the RG-LRU, and the combinations between and beside them."""
+
+import torch
+from torch import Tensor, nn
+
+from nas.kernels.diagonal_scan.operator import diagonal_scan, diagonal_scan_step
+from nas.layers.base import Cost, Primitive, Shape, State, primitive
+from nas.layers.gates import (
+    ConvexUpdate,
+    FixedGate,
+    NormalisedUpdate,
+    PlainUpdate,
+    RecurrenceGate,
+    SigmoidGate,
+)
+from nas.layers.projection import block_diagonal_cost, projection_cost
+
+
+@primitive("scan")
+class Scan(Primitive):
+    """h_t = a_t h_{t-1} + b_t channel by channel, h_0 = 0; the output is h.
+
+    Args:
+        shape: Width D.
+        transition: What makes a: `sigmoid` (minGRU), `rglru` or `fixed`.
+        update: What makes b: `convex` (minGRU), `normalised` (RG-LRU) or `plain` (b = x).
+        direction: `forward`; and where the shape is not causal `backward`, from the last token to
+            the first, or `both`: the first half of the channels forward, the others backward.
+
+    Raises:
+        ValueError: An argument is none of these.
+    """
+
+    def __init__(self, shape: Shape, *, transition: str, update: str, direction: str) -> None:
+        super().__init__(shape)
+        _check(shape, transition, update, direction)
+        self.width = shape.width
+        self.direction = direction
+        self.transition = _transition(transition, shape.width)
+        self.update = _update(update, shape.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, L, D] to [B, L, D]."""
+        a, b = self._gates(x)
+        if self.direction == "both":
+            half = self.width // 2
+            forward, _ = diagonal_scan(a[..., :half], b[..., :half])
+            backward, _ = diagonal_scan(a[..., half:], b[..., half:], reverse=True)
+            h = torch.cat((forward, backward), dim=-1)
+        else:
+            h, _ = diagonal_scan(a, b, reverse=self.direction == "backward")
+        return h.to(x.dtype)
+
+    def init_state(self, batch: int, device: torch.device | str, dtype: torch.dtype) -> State:
+        """h, [B, D], in at least float32."""
+        if self.direction != "forward":
+            return super().init_state(batch, device, dtype)
+        dtype = torch.promote_types(dtype, torch.float32)
+        return torch.zeros(batch, self.width, device=device, dtype=dtype)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step of the recurrence."""
+        if self.direction != "forward":
+            return super().step(x, state)
+        a, b = self._gates(x)
+        h, state = diagonal_scan_step(a, b, state)
+        return h.to(x.dtype), state
+
+    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The gates and the inputs of tokens [..., D], both [..., D]."""
+        a, rest = self.transition(x)
+        return a.expand_as(x), self.update(x, a, rest)
+
+    @classmethod
+    def cost(cls, shape: Shape, *, transition: str, update: str, direction: str) -> Cost:
+        """Its linear maps, and a multiply-add per token and channel."""
+        _check(shape, transition, update, direction)
+        length, width = shape.length, shape.width
+        cost = Cost(flops=2 * length * width, state=width if direction == "forward" else 0)
+        dense = projection_cost(length, width, width, bias=True)
+        diagonal = block_diagonal_cost(length, width)
+        if transition == "sigmoid":
+            cost += dense
+        elif transition == "rglru":
+            cost += diagonal
+        if transition != "sigmoid":
+            cost += Cost(parameters=width)
+        if update == "convex":
+            cost += dense
+        elif update == "normalised":
+            cost += diagonal
+        return cost
+
+
+def _transition(name: str, width: int) -> nn.Module:
+    if name == "sigmoid":
+        return SigmoidGate(width)
+    if name == "rglru":
+        return RecurrenceGate(width)
+    return FixedGate(width)
+
+
+def _update(name: str, width: int) -> nn.Module:
+    if name == "convex":
+        return ConvexUpdate(width)
+    if name == "normalised":
+        return NormalisedUpdate(width)
+    return PlainUpdate()
+
+
+def _check(shape: Shape, transition: str, update: str, direction: str) -> None:
+    if transition not in ("sigmoid", "rglru", "fixed"):
+        raise ValueError(f"a transition is sigmoid, rglru or fixed, not {transition!r}")
+    if update not in ("convex", "normalised", "plain"):
+        raise ValueError(f"an update is convex, normalised or plain, not {update!r}")
+    if direction not in ("forward", "backward", "both"):
+        raise ValueError(f"a scan's direction is forward, backward or both, not {direction!r}")
+    if direction != "forward" and shape.causal:
+        raise ValueError(f"a {direction} scan sees later tokens: write forward, the task is causal")
