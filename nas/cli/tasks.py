@@ -1,0 +1,71 @@
+"""`nas tasks`: what architectures can be trained on."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from nas.cli.options import Data, Json, ProfileOption, messages, print_json, tables
+
+_EXAMPLES = 3
+
+
+def tasks(
+    name: Annotated[str | None, typer.Argument(help="A task or a suite; none: list them.")] = None,
+    profile: ProfileOption = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """List the tasks, or describe one and show three of its examples."""
+    if name is None:
+        _list(as_json)
+        return
+    from nas.cli.options import choose_profile
+    from nas.tasks.registry import load_task
+
+    suite = load_task(name, choose_profile(profile), data)
+    for message in suite.messages:
+        messages.print(escape(message))
+    for task in suite.tasks:
+        split = task.splits["train"]
+        examples = [task.decode(split.inputs[i], split.targets[i]) for i in range(_EXAMPLES)]
+        row = {
+            "name": task.name,
+            "profile": task.profile,
+            "summary": task.summary,
+            "definition": task.definition,
+            "length": task.length,
+            "causal": task.causal,
+            "batch_size": task.batch_size,
+            "steps": task.steps,
+            "metric": task.metric,
+            "baselines": {rule: round(score, 5) for rule, score in task.baselines.items()},
+            "data_hash": task.data_hash,
+        }
+        if as_json:
+            print_json({**row, "examples": examples})
+            continue
+        row["baselines"] = ", ".join(
+            f"{rule} {score:.3f}" for rule, score in task.baselines.items()
+        )
+        for key, value in row.items():
+            typer.echo(f"{key:12}{value}")
+        for example in examples:
+            typer.echo(f"\n{example}")
+        typer.echo()
+
+
+def _list(as_json: bool) -> None:
+    from nas.tasks.registry import TASKS
+
+    if as_json:
+        for name, entry in TASKS.items():
+            print_json({"name": name, "summary": entry.summary})
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name")
+    table.add_column("what is asked")
+    for name, entry in TASKS.items():
+        table.add_row(name, entry.summary)
+    tables.print(table)

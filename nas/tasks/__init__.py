@@ -1,0 +1,1 @@
+"""What architectures are trained and compared on: data with fixed splits, budgets and baselines."""

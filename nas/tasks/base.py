@@ -1,0 +1,192 @@
+"""Tasks: batches as pure functions of step and seed, splits, budgets and trivial baselines."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nas.compiler.interface import Features, Inputs, Outputs
+from nas.tasks.random_streams import permutation, stream
+
+SplitName = Literal["train", "validation", "test"]
+Profile = Literal["small", "paper"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+IGNORED = -100
+"""The target of a position that is not asked."""
+
+
+@dataclass
+class Batch:
+    """Examples for one step.
+
+    Args:
+        inputs: `[B, L]` int64 tokens, or `[B, L, C]` float32 features.
+        mask: `[B, L]` bool, True where the input is real; None where all of it is.
+        targets: `[B]` or `[B, L]` int64 classes, -100 where not asked.
+    """
+
+    inputs: torch.Tensor
+    mask: torch.Tensor | None
+    targets: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of one split.
+
+    Args:
+        inputs: `[N, L]` integers: tokens, or levels 0..255 of features; 0 after the end.
+        targets: `[N]` or `[N, L]` integers.
+        lengths: `[N]` real positions of each example; None where all have the full length.
+    """
+
+    inputs: NDArray
+    targets: NDArray
+    lengths: NDArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+Splits = Mapping[SplitName, Split]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Data, budget and trivial baselines of one task in one profile; data is made on first use.
+
+    Args:
+        name: E.g. `lra/listops`.
+        profile: `paper` (the published definition) or `small` (a shorter proxy, named as such).
+        summary: What is asked, in a line.
+        definition: What this profile's data and budget are, in a line.
+        length: L, the padded length of every input.
+        causal: Whether the model may only look back.
+        inputs: What goes into the model.
+        outputs: What comes out of it.
+        batch_size: Examples per step.
+        steps: The full training budget.
+        source: Makes or reads the splits.
+        decode: An example as text, from its inputs and its target.
+        rules: Trivial rules by name: the accuracy each reaches on validation.
+        metric: What the score is.
+    """
+
+    name: str
+    profile: Profile
+    summary: str
+    definition: str
+    length: int
+    causal: bool
+    inputs: Inputs
+    outputs: Outputs
+    batch_size: int
+    steps: int
+    source: Callable[[], Splits] = field(repr=False)
+    decode: Callable[[NDArray, NDArray], str] = field(repr=False)
+    rules: Mapping[str, Callable[[Splits], float]] = field(repr=False, default_factory=dict)
+    metric: str = "accuracy"
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The examples of every split."""
+        return self.source()
+
+    @cached_property
+    def baselines(self) -> dict[str, float]:
+        """Accuracy on validation of the trivial rules, measured."""
+        return {name: rule(self.splits) for name, rule in self.rules.items()}
+
+    @cached_property
+    def data_hash(self) -> str:
+        """SHA-256 over every example of every split, with the task's name and profile."""
+        digest = hashlib.sha256(f"{self.name} {self.profile}".encode())
+        for name in SPLITS:
+            split = self.splits[name]
+            for array in (split.inputs, split.targets, split.lengths):
+                if array is None:
+                    continue
+                digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def train_batch(self, step: int, seed: int) -> Batch:
+        """The training batch of a step: a pure function, so that training continues exactly.
+
+        Every epoch goes through a permutation of the training split; what does not fill a batch
+        at its end is left out of that epoch.
+
+        Args:
+            step: Number of the step, from 0.
+            seed: Seed of the run, which orders the data.
+        """
+        split = self.splits["train"]
+        size = min(self.batch_size, len(split))
+        epoch, index = divmod(step, len(split) // size)
+        return self._batch(split, self._order(seed, epoch)[index * size : (index + 1) * size])
+
+    def evaluation(self, split: Literal["validation", "test"]) -> Iterator[Batch]:
+        """The examples of a split in a fixed order, each once; the last batch may be smaller."""
+        examples = self.splits[split]
+        for start in range(0, len(examples), self.batch_size):
+            yield self._batch(examples, slice(start, start + self.batch_size))
+
+    def _order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        # The last permutation is remembered: it is asked for once a step.
+        if self._last.get("key") != (seed, epoch):
+            order = permutation(stream("epoch", seed, epoch), len(self.splits["train"]))
+            self._last.update(key=(seed, epoch), order=order)
+        return self._last["order"]
+
+    @cached_property
+    def _last(self) -> dict:
+        return {}
+
+    def _batch(self, split: Split, rows: NDArray[np.int64] | slice) -> Batch:
+        tokens = split.inputs[rows]
+        if isinstance(self.inputs, Features):
+            levels = tokens.astype(np.float32) / 127.5 - 1.0
+            inputs = torch.from_numpy(levels.reshape(len(levels), self.length, -1))
+        else:
+            inputs = torch.from_numpy(tokens.astype(np.int64))
+        mask = None
+        if split.lengths is not None:
+            mask = torch.from_numpy(np.arange(self.length) < split.lengths[rows][:, None])
+        return Batch(inputs, mask, torch.from_numpy(split.targets[rows].astype(np.int64)))
+
+
+def majority(splits: Splits) -> float:
+    """Accuracy on validation of always saying the training split's most frequent class."""
+    return lookup(lambda split: np.zeros(len(split), dtype=np.int64))(splits)
+
+
+def lookup(feature: Callable[[Split], NDArray[np.int64]]) -> Callable[[Splits], float]:
+    """A rule that knows one integer of an example: says its most frequent class in training.
+
+    Args:
+        feature: `[N]` non-negative integers from a split.
+    """
+
+    def accuracy(splits: Splits) -> float:
+        train, validation = splits["train"], splits["validation"]
+        seen, asked = feature(train), feature(validation)
+        values = int(max(seen.max(), asked.max())) + 1
+        classes = int(max(train.targets.max(), validation.targets.max())) + 1
+        table = np.bincount(seen * classes + train.targets, minlength=values * classes)
+        answers = table.reshape(values, classes).argmax(axis=1)
+        # A value never seen in training gets the most frequent class.
+        unseen = table.reshape(values, classes).sum(axis=1) == 0
+        answers[unseen] = np.bincount(train.targets).argmax()
+        return float((answers[asked] == validation.targets).mean())
+
+    return accuracy
+
+
+def bins(values: NDArray, low: float, high: float, count: int = 32) -> NDArray[np.int64]:
+    """Numbers as integers `0 .. count - 1` by equal steps from `low` to `high`, for `lookup`."""
+    return np.clip((values - low) / (high - low) * count, 0, count - 1).astype(np.int64)

@@ -1,0 +1,78 @@
+"""Prepared data, kept in the user's cache folder: written atomically, made again when damaged."""
+
+import hashlib
+import logging
+import os
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray]
+
+_log = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """Where prepared data is kept: `NAS_CACHE`, else the platform's folder for caches."""
+    if folder := os.environ.get("NAS_CACHE"):
+        return Path(folder).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "nas"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "nas"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas"
+
+
+def cached(name: str, definition: object, make: Callable[[], Mapping[str, NDArray]]) -> Arrays:
+    """The arrays of a definition: from the cache, else made and kept.
+
+    Args:
+        name: What the file is called, e.g. `lra-listops-small`.
+        definition: All that the arrays depend on; its `repr` is part of the file's name, so that
+            another definition never meets an older one's data.
+        make: Makes the arrays (no objects, so nothing is ever unpickled).
+
+    Returns:
+        The arrays by name. A file that is damaged is made again; a folder that cannot be written
+        costs a warning and the time to make the data again.
+    """
+    key = hashlib.sha256(repr(definition).encode()).hexdigest()[:16]
+    path = cache_folder() / "tasks" / f"{name}-{key}.npz"
+    arrays = _read(path)
+    if arrays is None:
+        arrays = dict(make())
+        _write(path, arrays)
+    return arrays
+
+
+def _read(path: Path) -> Arrays | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        _log.warning("%s: damaged, made again (%s)", path, error)
+        return None
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        _log.warning("%s: cannot be kept (%s); set NAS_CACHE to another folder", path, error)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

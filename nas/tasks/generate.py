@@ -1,0 +1,147 @@
+"""Fill the splits of a generated task, so that no example stands in two of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.tasks.base import SPLITS, Split, SplitName, Splits
+from nas.tasks.cache import Arrays, cached
+from nas.tasks.random_streams import Keys, derive, mix, stream
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a generator makes of some keys: one example a key, or none where it was rejected.
+
+    Args:
+        inputs: `[N, L]` integers.
+        targets: `[N]` or `[N, L]` integers.
+        kept: `[N]` bool: whether the example fits the definition.
+        lengths: `[N]` real positions, where they differ.
+    """
+
+    inputs: NDArray
+    targets: NDArray
+    kept: NDArray[np.bool_]
+    lengths: NDArray | None = None
+
+
+Generator = Callable[[Keys], Draw]
+
+
+def generated(
+    name: str, definition: object, sizes: tuple[int, int, int], generator: Generator
+) -> Splits:
+    """The splits of a generated task, from the cache or made now.
+
+    Example i of a split is the first kept one of the attempts 0, 1, 2, ... of its own stream. An
+    example whose inputs occurred before (in the order train, validation, test) goes on to its next
+    attempts, so all examples differ and the splits are disjoint.
+
+    Args:
+        name: The task's name and profile, for the cache.
+        definition: All that the examples depend on, a version included.
+        sizes: Number of training, validation and test examples.
+        generator: Makes examples of keys.
+    """
+
+    def make() -> Arrays:
+        return flatten(_fill(stream(name, repr(definition)), sizes, generator))
+
+    arrays = cached(name.replace("/", "-"), (name, definition, sizes), make)
+    return unflatten(arrays)
+
+
+def _fill(key: np.uint64, sizes: tuple[int, int, int], generator: Generator) -> Splits:
+    """Every split's examples, with those that occurred before drawn again."""
+    splits: dict[SplitName, Split] = {}
+    seen = np.empty(0, dtype=np.uint64)
+    for number, (name, count) in enumerate(zip(SPLITS, sizes, strict=True)):
+        keys = derive(derive(key, number), np.arange(count))
+        attempts = np.zeros(count, dtype=np.int64)
+        split: dict[str, NDArray] = {}
+        rows = np.arange(count)
+        while len(rows):
+            _examples(keys, attempts, rows, split, generator)
+            rows = _repeated(seen, fingerprints(split["inputs"]))
+        seen = np.concatenate([seen, fingerprints(split["inputs"])])
+        splits[name] = Split(split["inputs"], split["targets"], split.get("lengths"))
+    return splits
+
+
+def _examples(
+    keys: Keys,
+    attempts: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    split: dict[str, NDArray],
+    generator: Generator,
+) -> None:
+    """Set the given rows of a split to the next kept attempt of each; `attempts` counts on."""
+    while len(rows):
+        rejected = []
+        for start in range(0, len(rows), _CHUNK):
+            chunk = rows[start : start + _CHUNK]
+            draw = generator(derive(keys[chunk], attempts[chunk]))
+            attempts[chunk] += 1
+            _set(split, "inputs", len(keys), chunk, draw.inputs, draw.kept)
+            _set(split, "targets", len(keys), chunk, draw.targets, draw.kept)
+            if draw.lengths is not None:
+                _set(split, "lengths", len(keys), chunk, draw.lengths, draw.kept)
+            rejected.append(chunk[~draw.kept])
+        rows = np.concatenate(rejected)
+
+
+def _set(
+    split: dict[str, NDArray],
+    name: str,
+    count: int,
+    rows: NDArray[np.int64],
+    values: NDArray,
+    kept: NDArray[np.bool_],
+) -> None:
+    if name not in split:
+        split[name] = np.zeros((count, *values.shape[1:]), dtype=values.dtype)
+    split[name][rows[kept]] = values[kept]
+
+
+def fingerprints(inputs: NDArray) -> Keys:
+    """A 64-bit hash of every row of integers; equal rows have equal ones."""
+    result = np.zeros(len(inputs), dtype=np.uint64)
+    for start in range(0, len(inputs), _CHUNK):
+        rows = inputs[start : start + _CHUNK].astype(np.uint64)
+        words = derive(stream("fingerprint"), np.arange(rows.shape[1]))
+        result[start : start + _CHUNK] = mix(rows + words).sum(axis=1, dtype=np.uint64)
+    return result
+
+
+def _repeated(seen: Keys, new: Keys) -> NDArray[np.int64]:
+    """Rows of `new` that occur in `seen` or earlier in `new`."""
+    _, first = np.unique(new, return_index=True)
+    again = np.ones(len(new), dtype=np.bool_)
+    again[first] = False
+    return np.flatnonzero(again | np.isin(new, seen))
+
+
+def flatten(splits: Splits) -> Arrays:
+    """Splits as named arrays, for the cache."""
+    arrays = {}
+    for name, split in splits.items():
+        arrays[f"{name}_inputs"] = split.inputs
+        arrays[f"{name}_targets"] = split.targets
+        if split.lengths is not None:
+            arrays[f"{name}_lengths"] = split.lengths
+    return arrays
+
+
+def unflatten(arrays: Arrays) -> Splits:
+    """The inverse of `flatten`."""
+    return {
+        name: Split(
+            arrays[f"{name}_inputs"], arrays[f"{name}_targets"], arrays.get(f"{name}_lengths")
+        )
+        for name in SPLITS
+    }

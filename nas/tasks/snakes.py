@@ -1,0 +1,282 @@
+"""Dashed contours on a lattice, grown for many images at once.
+
+A contour is a chain of dashes. The next dash starts after a gap and turns by an angle drawn with
+the weight cos(continuity * angle)^2; it must keep clear of the margin of the window and of every
+dash but the one before it. Positions are whole numbers of a quarter pixel and directions one of 48,
+so that shapes are tables, and the images the same on every processor.
+
+Source: the process and its parameters are those of Linsley et al. (2018), "Learning long-range
+spatial dependencies with horizontal gated recurrent units", whose images the Long Range Arena uses.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.tasks.random_streams import Keys, integers
+
+SUBPIXELS = 4
+"""Lattice positions per pixel."""
+DIRECTIONS = 48
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How contours are drawn; lengths are in pixels.
+
+    Args:
+        window: Height and width of the image.
+        padding: Margin of the window that dashes keep out of.
+        dash: Length of a dash.
+        gap: Space between a dash and the joint between two dashes; two dashes are 2 gaps apart.
+        thickness: Of a dash.
+        clearance: Least distance between dashes that are not neighbours in a contour.
+        continuity: How strongly a contour goes on straight: turns stay below 90 degrees / this.
+    """
+
+    window: int
+    padding: float = 1.0
+    dash: float = 2.0
+    gap: float = 1.0
+    thickness: float = 0.5
+    clearance: float = 1.0
+    continuity: float = 1.0
+
+
+@cache
+def offsets(length: float) -> NDArray[np.int64]:
+    """The lattice vector `[DIRECTIONS, 2]` (y, x) of a length in pixels, for every direction."""
+    turn = [2 * math.pi * i / DIRECTIONS for i in range(DIRECTIONS)]
+    scale = length * SUBPIXELS
+    return np.array([[round(scale * math.sin(a)), round(scale * math.cos(a))] for a in turn])
+
+
+@cache
+def _turns(continuity: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The turns that have a weight, in steps of a direction, and their weights."""
+    turns, weights = [], []
+    for turn in range(-DIRECTIONS // 4, DIRECTIONS // 4 + 1):
+        angle = min(2 * math.pi * abs(turn) / DIRECTIONS * continuity, math.pi / 2)
+        weight = round(1000 * math.cos(angle) ** 2)
+        if weight:
+            turns.append(turn)
+            weights.append(weight)
+    return np.array(turns), np.array(weights)
+
+
+@cache
+def _zone(drawing: Drawing) -> NDArray[np.int64]:
+    """Lattice cells within the clearance of a dash from (0, 0), for every direction.
+
+    Returns:
+        Offsets `[DIRECTIONS, K, 2]` (y, x); shorter lists are filled up with their first cell.
+    """
+    reach = math.ceil((drawing.dash + drawing.clearance) * SUBPIXELS)
+    side = np.arange(-reach, reach + 1)
+    cells = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
+    limit = (drawing.clearance * SUBPIXELS) ** 2
+    zones = [cells[_distance_squared(cells, end) < limit] for end in offsets(drawing.dash)]
+    longest = max(len(zone) for zone in zones)
+    return np.array(
+        [np.concatenate([zone, np.tile(zone[:1], (longest - len(zone), 1))]) for zone in zones]
+    )
+
+
+def _distance_squared(points: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Squared distance of points `[..., 2]` from the segment (0, 0) to `end`."""
+    along = np.clip((points @ end) / max(1, int(end @ end)), 0.0, 1.0)
+    return ((points - along[..., None] * end) ** 2).sum(axis=-1)
+
+
+class Canvas:
+    """Which lattice cells are taken, in each of N images.
+
+    Args:
+        count: N, the number of images.
+        drawing: How contours are drawn.
+    """
+
+    def __init__(self, count: int, drawing: Drawing) -> None:
+        self.drawing = drawing
+        # A border as wide as a zone, so that zones at the edge need no clipping.
+        self._border = math.ceil((drawing.dash + drawing.clearance) * SUBPIXELS) + 1
+        self._side = drawing.window * SUBPIXELS + 2 * self._border
+        margin = self._border + round(drawing.padding * SUBPIXELS)
+        self._taken = np.ones((count, self._side, self._side), dtype=np.uint8)
+        self._taken[:, margin:-margin, margin:-margin] = 0
+
+    def free(
+        self, rows: NDArray, starts: NDArray[np.int64], directions: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Whether candidate dashes would keep clear of all that were put before.
+
+        Args:
+            rows: `[M]` images.
+            starts: `[M, K, 2]` lattice points of K candidates each.
+            directions: `[M, K]`.
+        """
+        drawing = self.drawing
+        checks = math.ceil(drawing.dash * 2)
+        free = np.ones(directions.shape, dtype=np.bool_)
+        taken = self._taken.reshape(-1)
+        for i in range(checks + 1):
+            points = starts + offsets(drawing.dash * i / checks)[directions]
+            inside = np.clip(points + self._border, 0, self._side - 1)
+            index = (rows[:, None] * self._side + inside[..., 0]) * self._side + inside[..., 1]
+            free &= taken[index] == 0
+        return free
+
+    def put(self, rows: NDArray, starts: NDArray[np.int64], directions: NDArray[np.int64]) -> None:
+        """Take the zone of one dash in each of the given images (`[M]`, `[M, 2]`, `[M]`)."""
+        ys, xs = (starts[:, None] + _zone(self.drawing)[directions] + self._border).transpose(
+            2, 0, 1
+        )
+        self._taken.reshape(-1)[(rows[:, None] * self._side + ys) * self._side + xs] = 1
+
+
+@dataclass
+class Contours:
+    """One contour in each of some images, as far as it has grown.
+
+    Args:
+        rows: `[M]` which images.
+        starts: `[M, n, 2]` lattice points (y, x) where its dashes start.
+        directions: `[M, n]` their directions.
+        alive: `[M]` whether it grew to its full length so far.
+    """
+
+    rows: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    directions: NDArray[np.int64]
+    alive: NDArray[np.bool_]
+
+    @classmethod
+    def seeded(cls, rows: NDArray[np.int64], dashes: int) -> "Contours":
+        """Contours without a dash yet."""
+        return cls(
+            rows,
+            np.zeros((len(rows), dashes, 2), dtype=np.int64),
+            np.zeros((len(rows), dashes), dtype=np.int64),
+            np.ones(len(rows), dtype=np.bool_),
+        )
+
+    def begin(
+        self, canvas: Canvas, starts: NDArray[np.int64], directions: NDArray[np.int64]
+    ) -> None:
+        """Set the first dash to the first free one of the candidates `[M, K, 2]`, `[M, K]`."""
+        free = canvas.free(self.rows, starts, directions)
+        self._set(0, starts, directions, free.argmax(axis=1), np.asarray(free.any(axis=1)))
+
+    def extend(self, canvas: Canvas, keys: Keys, number: int) -> None:
+        """Add dash `number` (from 1), drawn from the free ones by the weights of their turns."""
+        drawing = canvas.drawing
+        turns, weights = _turns(drawing.continuity)
+        start, direction = self.starts[:, number - 1], self.directions[:, number - 1]
+        joint = start + offsets(drawing.dash + drawing.gap)[direction]
+        directions = (direction[:, None] + turns) % DIRECTIONS
+        starts = joint[:, None] + offsets(drawing.gap)[directions]
+        free = canvas.free(self.rows, starts, directions)
+        sums = np.cumsum(free * weights, axis=1)
+        choice = (sums > integers(keys, sums[:, -1])[:, None]).argmax(axis=1)
+        self._set(number, starts, directions, choice, np.asarray(free.any(axis=1)))
+
+    def put(self, canvas: Canvas, number: int) -> None:
+        """Take dash `number` on the canvas, where the contour is alive."""
+        use = self.alive
+        canvas.put(self.rows[use], self.starts[use, number], self.directions[use, number])
+
+    def tips(self, drawing: Drawing) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The two ends `[M, 2]` of every contour."""
+        last = offsets(drawing.dash)[self.directions[:, -1]]
+        return self.starts[:, 0], self.starts[:, -1] + last
+
+    def only(self, use: NDArray[np.bool_]) -> "Contours":
+        """Some of the contours."""
+        return Contours(self.rows[use], self.starts[use], self.directions[use], self.alive[use])
+
+    def _set(
+        self,
+        number: int,
+        starts: NDArray[np.int64],
+        directions: NDArray[np.int64],
+        choice: NDArray[np.int64],
+        alive: NDArray[np.bool_],
+    ) -> None:
+        every = np.arange(len(choice))
+        self.starts[:, number] = starts[every, choice]
+        self.directions[:, number] = directions[every, choice]
+        self.alive &= alive
+
+
+@cache
+def dash_stencils(drawing: Drawing) -> tuple[int, NDArray[np.uint8]]:
+    """Coverage, 0..255, of the pixels around a dash's start.
+
+    Returns:
+        The reach R in pixels, and `[SUBPIXELS, SUBPIXELS, DIRECTIONS, 2R+1, 2R+1]` by the
+        sub-pixel position (y, x) of the start and the direction.
+    """
+    reach = math.ceil(drawing.dash + drawing.thickness) + 1
+    shapes = [
+        _coverage(reach, y, x, end, drawing.thickness / 2)
+        for y in range(SUBPIXELS)
+        for x in range(SUBPIXELS)
+        for end in offsets(drawing.dash)
+    ]
+    side = 2 * reach + 1
+    return reach, np.array(shapes).reshape(SUBPIXELS, SUBPIXELS, DIRECTIONS, side, side)
+
+
+@cache
+def dot_stencils(radius: float) -> tuple[int, NDArray[np.uint8]]:
+    """Coverage of the pixels around the centre of a dot, as `dash_stencils` without directions."""
+    reach = math.ceil(radius) + 1
+    origin = np.zeros(2, dtype=np.int64)
+    shapes = [
+        _coverage(reach, y, x, origin, radius) for y in range(SUBPIXELS) for x in range(SUBPIXELS)
+    ]
+    side = 2 * reach + 1
+    return reach, np.array(shapes).reshape(SUBPIXELS, SUBPIXELS, side, side)
+
+
+def _coverage(
+    reach: int, y: int, x: int, end: NDArray[np.int64], radius: float
+) -> NDArray[np.uint8]:
+    """Share of 8 x 8 points of every pixel within `radius` pixels of the segment (y, x) to end."""
+    fine = 8
+    side = (np.arange(-reach * fine, (reach + 1) * fine) * 2 + 1) * SUBPIXELS  # units: 1/16 point
+    points = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1)
+    start = np.array([y, x]) * fine * 2
+    near = _distance_squared(points - start, end * fine * 2) <= (radius * SUBPIXELS * fine * 2) ** 2
+    share = near.reshape(2 * reach + 1, fine, 2 * reach + 1, fine).mean(axis=(1, 3))
+    return np.floor(share * 255 + 0.5).astype(np.uint8)
+
+
+def stamp(
+    images: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    points: NDArray[np.int64],
+    reach: int,
+    shapes: NDArray[np.uint8],
+) -> None:
+    """Draw one shape into each of some images, keeping the brighter of the two.
+
+    Args:
+        images: `[N, H, W]`.
+        rows: `[M]` distinct images.
+        points: `[M, 2]` lattice points (y, x) that the shapes are centred on.
+        reach: Pixels from a shape's centre to its edge.
+        shapes: `[M, 2 reach + 1, 2 reach + 1]`.
+    """
+    side = np.arange(-reach, reach + 1)
+    ys = points[:, 0, None] // SUBPIXELS + side
+    xs = points[:, 1, None] // SUBPIXELS + side
+    height, width = images.shape[1:]
+    inside = ((ys >= 0) & (ys < height))[:, :, None] & ((xs >= 0) & (xs < width))[:, None, :]
+    index = (rows[:, None, None] * height + ys[:, :, None]) * width + xs[:, None, :]
+    index = index[inside]
+    flat = images.reshape(-1)
+    flat[index] = np.maximum(flat[index], shapes[inside])

@@ -1,0 +1,187 @@
+"""LRA Text: the sentiment of IMDb reviews (Maas et al. 2011), read byte by byte."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.compiler.interface import Label, Tokens
+from nas.tasks.archives import (
+    DamagedDataError,
+    MissingDataError,
+    data_folders,
+    fingerprint_of_file,
+    members,
+    with_validation,
+)
+from nas.tasks.base import Profile, Split, Splits, Task, bins, lookup, majority
+from nas.tasks.cache import cached
+from nas.tasks.generate import flatten, unflatten
+
+VERSION = 1
+ARCHIVES = ("aclImdb_v1.tar.gz", "aclImdb.tar.gz", "aclImdb.tar.xz")
+_REVIEW = re.compile(r"(?:.*/)?(train|test)/(pos|neg)/(\d{1,9})_(\d{1,2})\.txt")
+_LARGEST = 2**20
+
+Review = tuple[str, int, int, bytes]
+"""Split, label, number within both, text."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """The definition of a Text data set.
+
+    Args:
+        length: L; longer reviews are cut off there.
+        validation: Reviews held out from the original training split.
+        most: Largest number of test reviews; None: all.
+        version: Of the code that makes the arrays.
+    """
+
+    length: int
+    validation: int = 2500
+    most: int | None = None
+    version: int = VERSION
+
+
+PAPER = Text(4096)
+PAPER_1000 = Text(1000)
+SMALL = Text(512, validation=2000, most=2000)
+
+
+def text(profile: Profile, data: Path | None, name: str = "lra/text") -> Task:
+    """The task of a profile; `lra/text-1000` has the length of LRA's public configuration.
+
+    Args:
+        profile: `paper` or `small`.
+        data: Folder with the original archive, or with its unpacked folder.
+        name: `lra/text` or `lra/text-1000`.
+
+    Raises:
+        MissingDataError: The reviews are not there.
+    """
+    small = profile == "small"
+    of = SMALL if small else PAPER_1000 if name == "lra/text-1000" else PAPER
+    source = find(data, name)
+    return Task(
+        name=name,
+        profile=profile,
+        summary="is a film review positive? its bytes as tokens",
+        definition=(
+            f"IMDb, the first {of.length} bytes; {of.validation} of the 25000 training reviews are "
+            "held out for validation"
+        ),
+        length=of.length,
+        causal=False,
+        inputs=Tokens(256),
+        outputs=Label(2),
+        batch_size=32 if small else 16,
+        steps=400 if small else 50_000,
+        source=lambda: load(source, of),
+        decode=lambda inputs, target: f"{spell(inputs)}\n= {('negative', 'positive')[int(target)]}",
+        rules={"majority": majority, "length": lookup(_length)},
+    )
+
+
+def spell(tokens: NDArray) -> str:
+    """The bytes of a review as text; what is no UTF-8 (a character cut off) is replaced."""
+    return bytes(int(token) for token in tokens if token).decode("utf-8", "replace")
+
+
+def find(data: Path | None, name: str = "lra/text") -> Path:
+    """The archive, or the unpacked folder, that holds `train/pos` and so on.
+
+    Raises:
+        MissingDataError: Neither is in the folder, its sub-folder `imdb`, or named.
+    """
+    folders = data_folders(data, "imdb")
+    for folder in folders:
+        for candidate in (folder / "aclImdb", folder):
+            if (candidate / "train" / "pos").is_dir():
+                return candidate
+        for archive in ARCHIVES:
+            if (folder / archive).is_file():
+                return folder / archive
+    where = f"into {folders[0]}" if folders else "into a folder and name it with --data or NAS_DATA"
+    raise MissingDataError(
+        f"{name} needs the IMDb reviews: put {ARCHIVES[0]} (https://ai.stanford.edu/~amaas/data/"
+        f"sentiment/), or its unpacked folder aclImdb, {where}"
+    )
+
+
+def load(source: Path, of: Text) -> Splits:
+    """The splits, from the archive or the unpacked folder, kept in the cache.
+
+    Raises:
+        DamagedDataError: The archive is damaged, or one of its four folders is empty.
+    """
+    if source.is_dir():
+        reviews = list(_walk(source))
+        origin: object = sorted(
+            (split, label, number, len(t)) for split, label, number, t in reviews
+        )
+    else:
+        reviews = None
+        origin = fingerprint_of_file(source)
+
+    def make() -> dict[str, NDArray]:
+        return flatten(_splits(source, _archived(source) if reviews is None else reviews, of))
+
+    return unflatten(cached("lra-text", (of, origin), make))
+
+
+def _archived(path: Path) -> list[Review]:
+    found = []
+    for name, content in members(path, lambda n: _REVIEW.fullmatch(n) is not None, _LARGEST):
+        found.append(_review(name, content))
+    return found
+
+
+def _walk(folder: Path) -> list[Review]:
+    found = []
+    for split in ("train", "test"):
+        for label in ("pos", "neg"):
+            files = folder / split / label
+            for path in sorted(files.iterdir()) if files.is_dir() else ():
+                name = f"{split}/{label}/{path.name}"
+                if path.is_symlink() or not path.is_file() or not _REVIEW.fullmatch(name):
+                    continue
+                if path.stat().st_size > _LARGEST:
+                    raise DamagedDataError(f"{path}: larger than any review ({_LARGEST} bytes)")
+                found.append(_review(name, path.read_bytes()))
+    return found
+
+
+def _review(name: str, content: bytes) -> Review:
+    match = _REVIEW.fullmatch(name)
+    assert match is not None
+    split, label, number, _ = match.groups()
+    return split, int(label == "pos"), int(number), content
+
+
+def _splits(source: Path, reviews: list[Review], of: Text) -> Splits:
+    parts = {}
+    for split in ("train", "test"):
+        chosen = sorted((n, label, t) for s, label, n, t in reviews if s == split)
+        if {label for _, label, _ in chosen} != {0, 1}:
+            raise DamagedDataError(
+                f"{source}: no reviews in {split}/pos or {split}/neg: cut off, or not the original"
+            )
+        inputs = np.zeros((len(chosen), of.length), dtype=np.uint8)
+        lengths = np.zeros(len(chosen), dtype=np.int32)
+        for row, (_, _, content) in enumerate(chosen):
+            # Token 0 is padding; no text has that byte, but a file may.
+            content = content[: of.length].replace(b"\0", b" ") or b" "
+            inputs[row, : len(content)] = np.frombuffer(content, dtype=np.uint8)
+            lengths[row] = len(content)
+        targets = np.array([label for _, label, _ in chosen], dtype=np.uint8)
+        parts[split] = Split(inputs, targets, lengths)
+    most = {} if of.most is None else {"validation": of.most, "test": of.most}
+    return with_validation(parts["train"], parts["test"], validation=of.validation, most=most)
+
+
+def _length(split: Split) -> NDArray[np.int64]:
+    assert split.lengths is not None
+    return bins(split.lengths, 0, split.inputs.shape[1] + 1)
