@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from nas.grammar.rules import Alternative, Literal
+from nas.grammar.rules import Alternative, Reference
+from nas.grammar.spelling import fragments, join
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,7 @@ class Derivation:
     @cached_property
     def text(self) -> str:
         """The architecture as a person reads it; `Space.parse` gives the derivation back."""
-        parts: list[str] = []
-        _write(self.root, parts)
-        return "".join(parts)
+        return join(_written(self.root))
 
     @cached_property
     def size(self) -> int:
@@ -82,25 +81,29 @@ class Derivation:
         return f"Derivation({self.text!r})"
 
 
-def _write(node: Node, parts: list[str]) -> None:
-    children = iter(node.children)
-    for symbol in node.alternative.symbols:
-        if isinstance(symbol, Literal):
-            parts.append(", " if symbol.text == "," else symbol.text)
-        else:
-            _write(next(children), parts)
+def _written(root: Node) -> Iterator[str]:
+    stack: list[Node | str] = [root]
+    while stack:
+        top = stack.pop()
+        if isinstance(top, str):
+            yield top
+            continue
+        texts = fragments(top.alternative)
+        yield texts[0]
+        for child, text in zip(reversed(top.children), reversed(texts[1:]), strict=True):
+            stack += (text, child)
 
 
-def _terms(node: Node) -> tuple["Term | str", ...]:
+def _terms(root: Node) -> tuple["Term | str", ...]:
     """The node as arguments of its parent: one term, or several when Lark would inline it."""
-    arguments: list[Term | str] = []
-    children = iter(node.children)
-    for symbol in node.alternative.symbols:
-        if isinstance(symbol, Literal):
-            if symbol.kept:
+    made: list[tuple[Term | str, ...]] = []  # of finished nodes, the leftmost on top
+    for node in reversed(list(root)):
+        arguments: list[Term | str] = []
+        for symbol in node.alternative.symbols:
+            if isinstance(symbol, Reference):
+                arguments += made.pop()
+            elif symbol.kept:
                 arguments.append(symbol.text)
-        else:
-            arguments.extend(_terms(next(children)))
-    if node.alternative.name is None:
-        return tuple(arguments)
-    return (Term(node.alternative.name, tuple(arguments)),)
+        name = node.alternative.name
+        made.append(tuple(arguments) if name is None else (Term(name, tuple(arguments)),))
+    return made.pop()

@@ -1,0 +1,140 @@
+"""A derivation as a sequence of decisions, for whoever wants to take them.
+
+One iterator serves sampling by a policy, tree search, scoring and model-based optimisers.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from nas.grammar.choices import Network, Point
+from nas.grammar.context import Context
+from nas.grammar.derivation import Derivation
+from nas.grammar.rules import Alternative
+
+_Path = tuple["_Path", int] | None  # the parent's path and the child's index: shared, cheap to make
+_Stack = tuple["_Stack", Point, _Path] | None
+_Chosen = tuple["_Chosen", int] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """One decision: a rule that can become two things or more.
+
+    Attributes:
+        rule: The rule.
+        context: Where it stands.
+        alternatives: What it can become.
+        probabilities: Of each alternative, by the space's weights; they sum to 1.
+    """
+
+    rule: str
+    context: Context
+    alternatives: tuple[Alternative, ...]
+    probabilities: tuple[float, ...]
+    _path: _Path
+
+    @cached_property
+    def path(self) -> tuple[int, ...]:
+        """Where its node stands in the derivation: indices of children, from the root down."""
+        indices: list[int] = []
+        path = self._path
+        while path is not None:
+            path, index = path
+            indices.append(index)
+        return tuple(reversed(indices))
+
+
+class Decisions:
+    """Takes a derivation's decisions one at a time, in a fixed order; see `Space.decide`.
+
+    Rules with one legal alternative are expanded by themselves.
+
+        decisions = space.decide()
+        while (choice := decisions.current) is not None:
+            decisions.choose(policy(choice.alternatives, choice.probabilities))
+        derivation = decisions.derivation
+
+    Args:
+        network: The space's choice points.
+        root: The context of the start rule.
+        start: The start rule's point.
+    """
+
+    def __init__(self, network: Network, root: Context, start: Point) -> None:
+        self._network = network
+        self._root = root
+        self._stack: _Stack = (None, start, None)
+        self._chosen: _Chosen = None
+        self._advance()
+
+    def copy(self) -> "Decisions":
+        """An independent iterator at the same decision, made in constant time."""
+        twin = object.__new__(Decisions)
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    @property
+    def current(self) -> Choice | None:
+        """The decision to take now, or None when the derivation is finished."""
+        return self._current
+
+    def choose(self, index: int) -> None:
+        """Take an alternative of the current decision.
+
+        Args:
+            index: Its position in `current.alternatives`.
+
+        Raises:
+            IndexError: There is no such alternative, or no decision left.
+        """
+        if self._current is None:
+            raise IndexError("the derivation is finished: there is no decision left")
+        if not 0 <= index < len(self._current.alternatives):
+            raise IndexError(
+                f"{index} is not one of {len(self._current.alternatives)} alternatives"
+            )
+        self._take(index)
+        self._advance()
+
+    def _take(self, index: int) -> None:
+        assert self._stack is not None
+        stack, point, path = self._stack
+        tail = point.tails[index]
+        if tail is None:
+            tail = point.link(index)
+        child = point.emits[index][0][1]
+        for item in tail:
+            if not isinstance(item, str):
+                child -= 1
+                stack = (stack, item, (path, child))
+        self._stack = stack
+        self._chosen = (self._chosen, index)
+
+    def _advance(self) -> None:
+        while self._stack is not None and len(self._stack[1].options.alternatives) == 1:
+            self._take(0)
+        if self._stack is None:
+            self._current = None
+        else:
+            _, point, path = self._stack
+            options = point.options
+            self._current = Choice(
+                options.rule, options.context, options.alternatives, options.probabilities, path
+            )
+
+    @property
+    def derivation(self) -> Derivation:
+        """The derivation, once every decision is taken.
+
+        Raises:
+            ValueError: Decisions are left.
+        """
+        if self._current is not None:
+            raise ValueError(f"not finished: `{self._current.rule}` is to be decided")
+        indices: list[int] = []
+        chosen = self._chosen
+        while chosen is not None:
+            chosen, index = chosen
+            indices.append(index)
+        indices.reverse()
+        return self._network.replay(self._root, indices)

@@ -1,0 +1,209 @@
+"""A space: the rules of a `.lark` file in the context of a study, ready to derive architectures."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from random import Random
+
+from nas.grammar.choices import Network
+from nas.grammar.completion import CostModel
+from nas.grammar.context import Context, Contexts
+from nas.grammar.decisions import Decisions
+from nas.grammar.derivation import Derivation, Node
+from nas.grammar.errors import SpaceError
+from nas.grammar.expression import Value
+from nas.grammar.options import Options, OptionTable
+from nas.grammar.parser import TextParser
+from nas.grammar.rules import Grammar, Literal
+
+
+class Space:
+    """All architectures that a grammar derives in a context, and how likely each is.
+
+    Args:
+        grammar: The rules.
+        context: What a study gives: `L` (length or lengths), `D` (width), `causal`, ...
+        costs: What terms cost; needed for caps.
+        caps: For some of the cost model's measures, the most that an architecture may cost.
+    """
+
+    def __init__(
+        self,
+        grammar: Grammar,
+        *,
+        context: Mapping[str, Value] | None = None,
+        costs: CostModel | None = None,
+        caps: Mapping[str, float] | None = None,
+    ) -> None:
+        self.grammar = grammar
+        self.costs = costs
+        self.caps = dict(caps or {})
+        self._given = dict(context or {})
+        self._contexts = Contexts(grammar)
+        self.context = self._contexts.root(context)
+        self._options = OptionTable(grammar, self._contexts)
+        self._parser = TextParser(grammar)
+
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        *,
+        context: Mapping[str, Value] | None = None,
+        costs: CostModel | None = None,
+        caps: Mapping[str, float] | None = None,
+    ) -> "Space":
+        """Read a space file.
+
+        Args:
+            path: The `.lark` file.
+            context: As for the class.
+            costs: As for the class.
+            caps: As for the class.
+
+        Raises:
+            SpaceError: Something is wrong with the file; says file, line and what to write instead.
+        """
+        from nas.grammar.loader import load_grammar
+
+        return cls(load_grammar(path), context=context, costs=costs, caps=caps)
+
+    def under(
+        self,
+        *,
+        context: Mapping[str, Value] | None = None,
+        costs: CostModel | None = None,
+        caps: Mapping[str, float] | None = None,
+    ) -> "Space":
+        """The same rules in another context, with other costs or caps; None keeps the present."""
+        space = Space(
+            self.grammar,
+            context=self._given if context is None else context,
+            costs=self.costs if costs is None else costs,
+            caps=self.caps if caps is None else caps,
+        )
+        space._parser = self._parser
+        return space
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the rules, independent of comments, layout and the folder they lie in."""
+        lines = [f"start {self.grammar.start}", f"version {self.grammar.version}"]
+        lines.append(f"max_depth {self.grammar.max_depth}")
+        for rule in sorted(self.grammar.rules):
+            for a in self.grammar.rules[rule]:
+                symbols = [
+                    [s.text, s.kept] if isinstance(s, Literal) else s.rule for s in a.symbols
+                ]
+                lets = [f"{name} = {expression.text}" for name, expression in a.lets]
+                where = None if a.where is None else a.where.text
+                flags = (a.commutative, a.associative, a.identity)
+                lines.append(repr((rule, symbols, a.name, a.weight.text, where, lets, flags)))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @cached_property
+    def _network(self) -> Network:
+        return Network(self.grammar, self._options)
+
+    def options(self, rule: str, context: Context) -> Options:
+        """What a rule can become in a context: legal alternatives, probabilities, contexts below.
+
+        Raises:
+            SpaceError: Nothing: the rule has no derivation there.
+        """
+        return self._options(rule, context)
+
+    def below(self, node: Node, context: Context) -> Context:
+        """The context of a node's children, where the node stands in `context`."""
+        return self._contexts.below(node.alternative, context)
+
+    def sample(self, rng: Random) -> Derivation:
+        """Draw an architecture.
+
+        Args:
+            rng: Source of chance; the same state gives the same architecture.
+
+        Raises:
+            SpaceError: The space is empty in this context or under these caps.
+        """
+        return self._network.sample(self.context, rng)
+
+    def decide(self) -> Decisions:
+        """The decisions of a new derivation, to be taken one at a time.
+
+        Raises:
+            SpaceError: The space is empty in this context or under these caps.
+        """
+        start = self._network.point(self.grammar.start, self.context)
+        return Decisions(self._network, self.context, start)
+
+    def log_probability(self, derivation: Derivation) -> float:
+        """Natural logarithm of the probability that `sample` draws a derivation.
+
+        Args:
+            derivation: One of this space's, of whatever context; -inf where it cannot be drawn.
+        """
+        total = 0.0
+        stack = [(derivation.root, self._network.point(self.grammar.start, self.context))]
+        while stack:
+            node, point = stack.pop()
+            try:
+                index = point.options.alternatives.index(node.alternative)
+            except ValueError:
+                return -math.inf
+            total += math.log(point.options.probabilities[index])
+            tail = point.tails[index]
+            points = [p for p in (tail or point.link(index)) if not isinstance(p, str)]
+            stack += zip(reversed(node.children), points, strict=True)
+        return total
+
+    def parse(self, text: str, file: str | None = None) -> Derivation:
+        """The derivation that a text is written for.
+
+        White space, line breaks and `// comments` do not matter.
+
+        Args:
+            text: An architecture.
+            file: Where the text comes from, for messages.
+
+        Raises:
+            SpaceError: The text is not in the language, or a `where`, `max_depth` or cap forbids it
+                in this context; says which, and where in the text.
+        """
+        parsed = self._parser.parse(text, file)
+        problem = self._problem(parsed.root)
+        if problem is not None:
+            raise parsed.error(*problem)
+        return Derivation(parsed.root)
+
+    def check(self, derivation: Derivation) -> None:
+        """Make sure that a derivation of these rules is legal in this context and under these caps.
+
+        Raises:
+            SpaceError: It is not; says which `where`, `max_depth` or cap forbids it.
+        """
+        problem = self._problem(derivation.root)
+        if problem is not None:
+            raise SpaceError(problem[0])
+
+    def _problem(self, root: Node) -> tuple[str, int] | None:
+        """The first thing that is illegal, and the pre-order index of the node where it is."""
+        stack = [(root, self.context)]
+        index = -1
+        while stack:
+            node, context = stack.pop()
+            index += 1
+            alternative = node.alternative
+            if self._contexts.too_deep(context):
+                deepest = self.grammar.max_depth
+                return f"`{alternative.rule}` lies deeper than max_depth {deepest} allows", index
+            if not self._contexts.allows(alternative, context):
+                message = (
+                    f"`{alternative.name or alternative.rule}` is legal only where "
+                    f"{alternative.where} ({alternative.location}), and here {context}"
+                )
+                return message, index
+            below = self._contexts.below(alternative, context)
+            stack += [(child, below) for child in reversed(node.children)]
+        return None
