@@ -11,10 +11,13 @@ from nas.layers import (
     norm,
     repetition,
     resampling,
+    residual,
     scan,
 )
+from nas.layers.base import PRIMITIVES
 
 __all__ = [
+    "PRIMITIVES",
     "activation",
     "attention",
     "branches",
@@ -25,5 +28,6 @@ __all__ = [
     "norm",
     "repetition",
     "resampling",
+    "residual",
     "scan",
 ]

@@ -47,8 +47,8 @@ class Attention(Primitive):
         """Maps [B, L, D] to [B, L, D]."""
         length = x.shape[1]
         q, k, v = self._heads(x, torch.arange(length, device=x.device))
-        before, after = _sight(self.window, self.causal)
-        if self.window is None or (before >= length - 1 and (self.causal or after >= length - 1)):
+        before, after = _sight(length, self.window, self.causal)
+        if before == length - 1:
             y = _attend(q, k, v, causal=self.causal)
         else:
             y = local_attention(q, k, v, before, after)
@@ -96,13 +96,12 @@ class Attention(Primitive):
         kv_width = kv * (width // heads)
         inner = width + 2 * kv_width
         limit = None if window == "full" else int(window)
-        kept = 2 * width + inner + heads  # x, output, q, k, v, log-sum-exp
         return (
             projection_cost(length, width, inner, bias=False)
             + projection_cost(length, width, width, bias=False)
             + Cost(
                 flops=4 * width * _pairs(length, limit, shape.causal),
-                activations=length * kept,
+                activations=_kept(shape, heads, kv_width, limit, position == "rope"),
                 state=2 * kv_width * min(length, limit or length) if shape.causal else 0,
             )
         )
@@ -125,9 +124,7 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, before: int, after: int) ->
         [B, L, H, d].
     """
     batch, length = q.shape[:2]
-    chunk = max(before, 1) if after else before + 1
-    chunks = -(-length // chunk)
-    neighbours = 3 if after else 2
+    chunk, chunks, neighbours = _chunks(length, before, after)
     filling = chunks * chunk - length
 
     def around(x: Tensor) -> Tensor:
@@ -162,24 +159,43 @@ def _attend(
     return y.transpose(1, 2)
 
 
-def _sight(window: int | None, causal: bool) -> tuple[int, int]:
-    """How many tokens before and after itself a token sees, if there is a window."""
+def _sight(length: int, window: int | None, causal: bool) -> tuple[int, int]:
+    """How many of `length` tokens a token may see before and after itself."""
     if window is None:
-        return 0, 0
-    return (window - 1, 0) if causal else (window // 2, window // 2)
+        window = 2 * length
+    before = min(window - 1 if causal else window // 2, length - 1)
+    return before, 0 if causal else before
+
+
+def _chunks(length: int, before: int, after: int) -> tuple[int, int, int]:
+    """Tokens a chunk, number of chunks, and how many chunks of keys the queries of one meet."""
+    chunk = max(before, 1) if after else before + 1
+    return chunk, -(-length // chunk), 3 if after else 2
+
+
+def _kept(shape: Shape, heads: int, kv_width: int, window: int | None, rotary: bool) -> int:
+    """Elements kept for the backward pass."""
+    length, width = shape.length, shape.width
+    before, after = _sight(length, window, shape.causal)
+    each = 2 * width + heads  # x, output, log-sum-exp
+    if before == length - 1:
+        turned = width + kv_width if rotary else 0
+        return length * (each + width + 2 * kv_width + turned)  # q, k, v
+    chunk, chunks, neighbours = _chunks(length, before, after)
+    span = neighbours * chunk
+    # x; then for the filled-up sequence output, log-sum-exp, q, copies of k and v, and the mask
+    each += neighbours * 2 * kv_width + span
+    return length * width + chunks * chunk * each
 
 
 def _pairs(length: int, window: int | None, causal: bool) -> int:
     """How many pairs of query and key see each other."""
-    if window is None:
-        return length * (length + 1) // 2 if causal else length * length
-    before, after = _sight(window, causal)
+    before, after = _sight(length, window, causal)
     return length + _one_side(length, before) + _one_side(length, after)
 
 
 def _one_side(length: int, reach: int) -> int:
     """The sum of min(t, reach) over the tokens t = 0 .. length - 1."""
-    reach = min(reach, length - 1)
     return reach * (reach + 1) // 2 + (length - 1 - reach) * reach
 
 

@@ -136,6 +136,17 @@ class Primitive(nn.Module):
         """
         raise RuntimeError(f"{type(self).__name__} is not causal: it cannot run token by token")
 
+    def take_auxiliary_loss(self) -> Tensor | None:
+        """What its own part asks of training beside the task; None: nothing.
+
+        It sums what the forward passes in training mode have left behind, and forgets it: call it
+        on every module of a model once after each forward pass.
+
+        Returns:
+            A differentiable number.
+        """
+        return None
+
     def output_weights(self) -> list[nn.Parameter]:
         """The weights that its output is linear in, which a residual network starts small."""
         return []

@@ -145,10 +145,11 @@ class Gated(Primitive):
 
     @classmethod
     def cost(cls, shape: Shape, *, expansion: int, activation: str) -> Cost:
-        """Three linear maps; keeps x, the gate before and after, f's output and the product."""
+        """Three linear maps; keeps x, the gate before and after act, f's output, the product."""
         inner = shape.width * expansion
         maps = projection_cost(shape.length, shape.width, inner, bias=False)
-        return 3 * maps + Cost(activations=shape.length * (shape.width + 4 * inner))
+        kept = (3 if activation == "relu" else 4) * inner
+        return 3 * maps + Cost(activations=shape.length * (shape.width + kept))
 
     @classmethod
     def block_shape(cls, shape: Shape, *, expansion: int, activation: str) -> Shape:

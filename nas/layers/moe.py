@@ -21,7 +21,8 @@ class MixtureOfExperts(TokenWise):
     is p itself (Fedus et al. 2022, "Switch Transformers"), since a normalised weight would always
     be 1 and the router would not learn. Only the chosen experts are computed.
 
-    In training every forward pass leaves a load-balance loss behind; see `take_balance_loss`.
+    Every forward pass in training mode leaves a load-balance loss for `take_auxiliary_loss`, to be
+    added to the loss times a small factor (0.01 in the second paper).
 
     Args:
         shape: Width D.
@@ -81,6 +82,14 @@ class MixtureOfExperts(TokenWise):
             [F.linear(activate(F.linear(t, w1), self.activation), w2) for t, w1, w2 in experts]
         )
 
+    def take_auxiliary_loss(self) -> Tensor | None:
+        """The load-balance losses of the forward passes since the last call, summed."""
+        if not self.balance_losses:
+            return None
+        loss = torch.stack(self.balance_losses).sum()
+        self.balance_losses.clear()
+        return loss
+
     def output_weights(self) -> list[nn.Parameter]:
         """W2 of all experts."""
         return [self.output]
@@ -123,26 +132,6 @@ def balance_loss(probabilities: Tensor, loads: Tensor) -> Tensor:
     """
     shares = loads.to(probabilities.dtype) / loads.sum()
     return len(loads) * (shares * probabilities.mean(dim=0)).sum()
-
-
-def take_balance_loss(module: nn.Module) -> Tensor | None:
-    """The load-balance losses of the forward passes since the last call, summed, and forgotten.
-
-    Call it once after every forward pass in training mode.
-
-    Args:
-        module: A model, any mixtures of experts in it included.
-
-    Returns:
-        A number to add to the loss, times a small factor (0.01 in the paper), or None where there
-        was no mixture of experts.
-    """
-    losses: list[Tensor] = []
-    for layer in module.modules():
-        if isinstance(layer, MixtureOfExperts):
-            losses.extend(layer.balance_losses)
-            layer.balance_losses.clear()
-    return torch.stack(losses).sum() if losses else None
 
 
 def _check(experts: int, top: int) -> None:

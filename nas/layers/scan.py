@@ -76,20 +76,26 @@ class Scan(Primitive):
         """Its linear maps, and a multiply-add per token and channel."""
         _check(shape, transition, update, direction)
         length, width = shape.length, shape.width
-        cost = Cost(flops=2 * length * width, state=width if direction == "forward" else 0)
         dense = projection_cost(length, width, width, bias=True)
         diagonal = block_diagonal_cost(length, width)
+        kept = 1  # channels a token: h
+        cost = Cost(flops=2 * length * width, state=width if direction == "forward" else 0)
         if transition == "sigmoid":
             cost += dense
+            kept += 3  # x, a, 1 - a
         elif transition == "rglru":
-            cost += diagonal
-        if transition != "sigmoid":
+            cost += diagonal + Cost(parameters=width)
+            kept += 4 if update == "plain" else 5  # x, r, a, a - 1, 1 - a
+        else:
             cost += Cost(parameters=width)
+            kept += 0 if update == "plain" else 1  # x
         if update == "convex":
             cost += dense
+            kept += 4  # g and its three parts
         elif update == "normalised":
             cost += diagonal
-        return cost
+            kept += 2 if transition == "fixed" else 4  # i, i x, 1 + a, the root
+        return cost + Cost(activations=kept * length * width)
 
 
 def _transition(name: str, width: int) -> nn.Module:
