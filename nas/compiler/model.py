@@ -1,0 +1,182 @@
+"""A whole model: embedding, the body of an architecture, final norm and head."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.compiler.build import build
+from nas.compiler.interface import Inputs, Label, Outputs, Tokens
+from nas.grammar.derivation import Term
+from nas.layers.base import Primitive, Shape
+from nas.layers.norm import RMSNorm
+from nas.layers.residual import shrink_residual_branches
+
+
+class SequenceModel(nn.Module):
+    """Maps sequences to logits: embedding, body, norm, head.
+
+    Args:
+        shape: Width D of the body, the length it is built for (it takes others), and whether it
+            is causal: no output depends on a later token, and it runs token by token.
+        body: Maps `[B, L, D]` to `[B, L, D]`.
+        inputs: What goes in: `Tokens` or `Features`.
+        outputs: What comes out: `Label` (from the mean over the sequence) or `TokenLabels`.
+    """
+
+    def __init__(self, shape: Shape, body: Primitive, inputs: Inputs, outputs: Outputs) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.outputs = outputs
+        self.embedding: nn.Module
+        if isinstance(inputs, Tokens):
+            self.embedding = nn.Embedding(inputs.vocabulary, shape.width)
+            nn.init.normal_(self.embedding.weight, std=0.02)
+        else:
+            self.embedding = nn.Linear(inputs.channels, shape.width)
+        self.body = body
+        self.norm = RMSNorm(shape)
+        self.head = nn.Linear(shape.width, outputs.classes)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits of whole sequences.
+
+        Args:
+            inputs: Tokens `[B, L]`, integers, or features `[B, L, channels]`.
+            mask: `[B, L]`, True where there is a token and False where there is padding; None:
+                no padding. Padding goes into the body as zeros and not into the mean.
+
+        Returns:
+            `[B, classes]` for a label a sequence, `[B, L, classes]` for a label a position.
+
+        Raises:
+            TypeError: Inputs or mask are of another type.
+            ValueError: They have another shape, or a token is not in the vocabulary.
+        """
+        self._check(inputs, 2)
+        if self.training:
+            self.auxiliary_loss()  # forgets what an earlier pass has left
+        x = self.embedding(inputs)
+        if mask is not None:
+            if mask.dtype != torch.bool:
+                raise TypeError(f"the mask must be of torch.bool, not {mask.dtype}")
+            if mask.shape != inputs.shape[:2]:
+                expected, given = list(inputs.shape[:2]), list(mask.shape)
+                raise ValueError(f"the mask must have the shape {expected}, not {given}")
+            x = x * mask.unsqueeze(-1).to(x.dtype)
+        x = self.norm(self.body(x))
+        if isinstance(self.outputs, Label):
+            if mask is None:
+                x = x.mean(1)
+            else:
+                weight = mask.unsqueeze(-1).to(x.dtype)
+                x = (x * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return self.head(x)
+
+    def init_state(self, batch: int) -> Any:
+        """The state before the first token of `batch` streams.
+
+        Raises:
+            RuntimeError: The model is not causal.
+        """
+        weight = self.head.weight
+        state = self.body.init_state(batch, weight.device, weight.dtype)
+        return state, weight.new_zeros(batch, weight.shape[1]), weight.new_zeros(())
+
+    def step(self, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Logits after one more token: those that `forward` gives for the sequence so far.
+
+        Args:
+            inputs: Tokens `[B]`, integers, or features `[B, channels]`.
+            state: What `init_state` or the step before returned; it is not changed.
+
+        Returns:
+            Logits `[B, classes]` (of a label a sequence: from the mean so far), and the state for
+            the next token.
+
+        Raises:
+            RuntimeError: The model is not causal.
+            TypeError: Inputs are of another type.
+            ValueError: They have another shape, or a token is not in the vocabulary.
+        """
+        self._check(inputs, 1)
+        body_state, total, count = state
+        x, body_state = self.body.step(self.embedding(inputs), body_state)
+        x = self.norm(x)
+        if isinstance(self.outputs, Label):
+            total, count = total + x, count + 1
+            x = total / count
+        return self.head(x), (body_state, total, count)
+
+    def auxiliary_loss(self) -> Tensor:
+        """What layers ask for beside the task, summed over them: that experts are equally loaded.
+
+        Call it once after a forward pass in training mode; it forgets what it returns.
+
+        Returns:
+            A number, differentiable; 0 where no layer asks for anything.
+        """
+        losses = []
+        for module in self.body.modules():
+            if isinstance(module, Primitive):
+                losses.append(module.take_auxiliary_loss())
+        asked = [loss for loss in losses if loss is not None]
+        return torch.stack(asked).sum() if asked else self.head.weight.new_zeros(())
+
+    def _check(self, inputs: Tensor, dimensions: int) -> None:
+        """Raises what `forward` and `step` promise; `dimensions`: of an input of tokens."""
+        layout, given = "[B, L]" if dimensions == 2 else "[B]", list(inputs.shape)
+        if isinstance(self.inputs, Tokens):
+            if inputs.is_floating_point() or inputs.is_complex() or inputs.dtype == torch.bool:
+                raise TypeError(f"inputs must be tokens {layout}, integers, not {inputs.dtype}")
+            if inputs.dim() != dimensions:
+                raise ValueError(f"inputs must be tokens {layout}, not of the shape {given}")
+            if inputs.numel() and not inputs.is_meta:
+                last = self.inputs.vocabulary - 1
+                low, high = (int(value) for value in inputs.aminmax())
+                if low < 0 or high > last:
+                    wrong = low if low < 0 else high
+                    raise ValueError(f"token {wrong} is not in the vocabulary, 0 .. {last}")
+        else:
+            layout = layout.replace("]", f", {self.inputs.channels}]")
+            if not inputs.is_floating_point():
+                raise TypeError(f"inputs must be features {layout}, reals, not {inputs.dtype}")
+            if inputs.dim() != dimensions + 1 or inputs.shape[-1] != self.inputs.channels:
+                raise ValueError(f"inputs must be features {layout}, not of the shape {given}")
+        if dimensions == 2 and inputs.shape[1] == 0:
+            raise ValueError("a sequence needs at least one token; these have the length 0")
+
+
+class Model(SequenceModel):
+    """The model of an architecture for a task.
+
+    Args:
+        term: The architecture.
+        width: D.
+        inputs: What goes in.
+        outputs: What comes out.
+        length: Number of tokens L that it is built for; it takes others.
+        causal: Whether no output may depend on a later token.
+
+    Raises:
+        UsageError: A term names no layer.
+        ValueError: A layer's parameters do not fit its shape.
+    """
+
+    def __init__(
+        self,
+        term: Term,
+        width: int,
+        inputs: Inputs,
+        outputs: Outputs,
+        length: int,
+        causal: bool,
+    ) -> None:
+        shape = Shape(length, width, causal)
+        body = build(term, shape)
+        shrink_residual_branches(body)
+        super().__init__(shape, body, inputs, outputs)
+        self.term = term
+        self.shape = shape
