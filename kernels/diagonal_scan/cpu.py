@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 # From this many channels (B * D) on, a step's arithmetic costs more than its launch, and the plain
 # loop, which reads its operands once and not twice, is as fast.
@@ -70,8 +69,13 @@ class _DiagonalScan(torch.autograd.Function):
         return h, final_state
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_h: Tensor, grad_final: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            # Not once_differentiable: that takes the gradient for a constant without a word.
+            raise RuntimeError(
+                "diagonal_scan can be differentiated only once: call backward or grad without "
+                "create_graph=True"
+            )
         a, h, initial_state = ctx.saved_tensors
         grad_a, grad_b, grad_initial = scan_backward(
             a, h, initial_state, grad_h, grad_final, ctx.reverse

@@ -1,5 +1,14 @@
-"""The diagonal scan's public functions: one signature, whichever implementation runs."""
+"""The diagonal scan's public functions: one signature, whichever implementation runs.
 
+The fast implementations are registered with torch as operators, the gradient as one of its own, so
+that compiling, exporting and tracing see one node of known shapes. Which implementation an operator
+runs is an argument, decided before: an operator must not look at the environment.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from nas.kernels.diagonal_scan import cpu, reference
@@ -40,7 +49,8 @@ def diagonal_scan(
     chosen = choose_backend(a.device, backend)
     if chosen == "reference":
         return reference.diagonal_scan(a, b, initial_state, reverse=reverse)
-    return cpu.diagonal_scan(a, b, initial_state, reverse=reverse)
+    h, final_state = _forward(a, b, initial_state, reverse, chosen)
+    return h, final_state
 
 
 def _check(a: Tensor, b: Tensor, initial_state: Tensor | None) -> None:
@@ -63,3 +73,80 @@ def _check(a: Tensor, b: Tensor, initial_state: Tensor | None) -> None:
             raise TypeError(f"{name} must be of a real floating-point type, and is {tensor.dtype}")
         if tensor.device != a.device:
             raise ValueError(f"a is on {a.device} and {name} on {tensor.device}: move one of them")
+
+
+def _implementation(backend: str) -> ModuleType:
+    if backend == "triton":
+        from nas.kernels.diagonal_scan import triton  # only where it runs: it imports Triton
+
+        return triton
+    return cpu
+
+
+@torch.library.custom_op("nas::diagonal_scan", mutates_args=())
+def _forward(
+    a: Tensor, b: Tensor, initial_state: Tensor | None, reverse: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    h, final_state = _implementation(backend).scan_forward(a, b, initial_state, reverse)
+    return h, final_state
+
+
+@_forward.register_fake
+def _(
+    a: Tensor, b: Tensor, initial_state: Tensor | None, reverse: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    h = a.new_empty(a.shape, dtype=torch.promote_types(a.dtype, b.dtype))
+    return h, _new_state(h)
+
+
+@torch.library.custom_op("nas::diagonal_scan_backward", mutates_args=())
+def _backward(
+    a: Tensor,
+    h: Tensor,
+    initial_state: Tensor | None,
+    grad_h: Tensor,
+    grad_final: Tensor,
+    reverse: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_a, grad_b, grad_initial = _implementation(backend).scan_backward(
+        a, h, initial_state, grad_h, grad_final, reverse
+    )
+    return grad_a, grad_b, grad_initial
+
+
+@_backward.register_fake
+def _(
+    a: Tensor,
+    h: Tensor,
+    initial_state: Tensor | None,
+    grad_h: Tensor,
+    grad_final: Tensor,
+    reverse: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return a.new_empty(a.shape), h.new_empty(h.shape), _new_state(h)
+
+
+def _new_state(h: Tensor) -> Tensor:
+    batch, _, width = h.shape
+    return h.new_empty(batch, width, dtype=torch.promote_types(h.dtype, torch.float32))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    a, b, initial_state, ctx.reverse, ctx.backend = inputs
+    ctx.b_dtype = b.dtype
+    ctx.save_for_backward(a, output[0], initial_state)
+
+
+def _differentiate(ctx: Any, grad_h: Tensor, grad_final: Tensor) -> tuple[Tensor | None, ...]:
+    a, h, initial_state = ctx.saved_tensors
+    grad_a, grad_b, grad_initial = _backward(
+        a, h, initial_state, grad_h, grad_final, ctx.reverse, ctx.backend
+    )
+    if initial_state is not None:
+        return grad_a, grad_b.to(ctx.b_dtype), grad_initial.to(initial_state.dtype), None, None
+    return grad_a, grad_b.to(ctx.b_dtype), None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
