@@ -185,7 +185,8 @@ def _kept(shape: Shape, heads: int, kv_width: int, window: int | None, rotary: b
     span = neighbours * chunk
     # x; then for the filled-up sequence output, log-sum-exp, q, copies of k and v, and the mask
     each += neighbours * 2 * kv_width + span
-    return length * width + chunks * chunk * each
+    cut = length * width if chunks * chunk > length else 0  # the output without what filled it up
+    return length * width + chunks * chunk * each + cut
 
 
 def _pairs(length: int, window: int | None, causal: bool) -> int:

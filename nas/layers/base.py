@@ -86,12 +86,17 @@ class Primitive(nn.Module):
 
     Raises:
         ValueError: The arguments do not fit the shape or each other.
+        TypeError: A block or a parameter is missing, or is none of its own.
     """
 
     literals: ClassVar[tuple[str, ...]] = ()
     """Names of the parameters that a text gives as bare tokens, in order."""
 
     def __init__(self, shape: Shape, *blocks: nn.Module, **arguments: Any) -> None:
+        # A class takes its own blocks and parameters: what comes here belongs to none.
+        if blocks or arguments:
+            surplus = ", ".join(arguments) or f"{len(blocks)} blocks"
+            raise TypeError(f"{type(self).__name__} takes none of these: {surplus}")
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:

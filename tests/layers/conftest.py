@@ -1,0 +1,169 @@
+"""What the tests of the layers share: every primitive's arguments, and how layers are compared."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nas.layers import PRIMITIVES
+from nas.layers.base import Primitive, Shape
+
+BLOCKS = {"res": 1, "repeat": 1, "down": 1, "gated": 1, "add": 2, "gate": 2, "concat": 2, "seq": 2}
+ACTIVATIONS = ("relu", "gelu", "silu")
+
+
+def arguments() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every primitive with every combination of arguments that hybrid.lark can write (and more)."""
+    for name in ("relu", "gelu", "silu", "norm", "identity", "linear"):
+        yield name, {}
+    for name in ("seq", "res", "add", "gate", "concat", "down"):
+        yield name, {}
+    yield "down", {"factor": 3}
+    yield "repeat", {"times": 3}
+    yield "stack", {"copies": 3}
+    for name, expansions in (("mlp", (1, 2, 4)), ("glu", (1, 2, 4)), ("gated", (1, 2))):
+        for expansion, activation in product(expansions, ACTIVATIONS):
+            yield name, {"expansion": expansion, "activation": activation}
+    for experts, top, expansion, activation in product((4, 8), (1, 2), (1, 2), ACTIVATIONS):
+        yield (
+            "moe",
+            {"experts": experts, "top": top, "expansion": expansion, "activation": activation},
+        )
+    heads = ((1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4), (8, 2))
+    for (h, kv), window, position in product(heads, ("full", 5, 16), ("none", "rope")):
+        yield "attention", {"heads": h, "kv": kv, "window": window, "position": position}
+    for transition, update, direction in product(
+        ("sigmoid", "rglru", "fixed"),
+        ("convex", "normalised", "plain"),
+        ("forward", "backward", "both"),
+    ):
+        yield "scan", {"transition": transition, "update": update, "direction": direction}
+    for kind, width, dilation, direction in product(
+        ("depthwise", "dense"), (3, 4, 7), (1, 2, 8), ("causal", "centred")
+    ):
+        yield (
+            "conv",
+            {"kind": kind, "width": width, "dilation": dilation, "direction": direction},
+        )
+
+
+class Case:
+    """A primitive, its arguments and a shape; its blocks are linear maps."""
+
+    def __init__(self, name: str, arguments: dict[str, Any], shape: Shape) -> None:
+        self.name, self.arguments, self.shape = name, arguments, shape
+        self.primitive = PRIMITIVES[name]
+
+    @property
+    def looks_ahead(self) -> bool:
+        ahead = self.arguments.get("direction") in ("backward", "both", "centred")
+        return ahead or self.name == "down" or (self.name == "attention" and not self.shape.causal)
+
+    @property
+    def legal(self) -> bool:
+        return not (self.shape.causal and self.looks_ahead)
+
+    @property
+    def blocks(self) -> int:
+        return BLOCKS.get(self.name, 1 if self.name == "stack" else 0)
+
+    def build(self, block: str = "linear") -> Primitive:
+        inner = self.primitive.block_shape(self.shape, **self.arguments)
+        copies = self.primitive.copies(**self.arguments)
+        modules = [PRIMITIVES[block](inner) for _ in range(self.blocks * copies)]
+        torch.manual_seed(1)
+        return self.primitive(self.shape, *modules, **self.arguments)
+
+    def __str__(self) -> str:
+        kind = "causal" if self.shape.causal else "free"
+        return "-".join([self.name, *(str(v) for v in self.arguments.values()), kind])
+
+
+def cases(length: int = 12, width: int = 32) -> list[Case]:
+    every = [
+        Case(name, values, Shape(length, width, causal))
+        for name, values in arguments()
+        for causal in (True, False)
+    ]
+    return [case for case in every if case.legal]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    selections = {
+        "case": lambda case: True,
+        "causal_case": lambda case: case.shape.causal,
+        "ahead_case": lambda case: case.looks_ahead,
+    }
+    for fixture, selected in selections.items():
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, [c for c in cases() if selected(c)], ids=str)
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """RMS of the difference over RMS of what is expected."""
+    actual, expected = actual.detach().double(), expected.detach().double()
+    scale = expected.square().mean().sqrt().item()
+    difference = (actual - expected).square().mean().sqrt().item()
+    return difference / scale if scale else difference
+
+
+Reference = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+
+
+class Compare:
+    """Checks a layer in float64 against a formula: output and all gradients."""
+
+    def __call__(self, layer: nn.Module, reference: Reference, x: Tensor) -> None:
+        layer = layer.double()
+        x = x.double().requires_grad_()
+        y = layer(x)
+        direction = torch.randn(y.shape, dtype=torch.float64)
+        names = [name for name, _ in layer.named_parameters()]
+        wrt = [x, *layer.parameters()]
+        gradients = torch.autograd.grad(y, wrt, direction)
+
+        copies = {n: p.detach().clone().requires_grad_() for n, p in layer.named_parameters()}
+        x = x.detach().clone().requires_grad_()
+        expected = reference(x, copies)
+        expected_gradients = torch.autograd.grad(expected, [x, *copies.values()], direction)
+
+        assert y.shape == expected.shape
+        assert relative_error(y, expected) < 1e-12
+        for name, actual, wanted in zip(
+            ["x", *names], gradients, expected_gradients, strict=True
+        ):
+            assert relative_error(actual, wanted) < 1e-10, name
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_a_seed() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def compare() -> Compare:
+    return Compare()
+
+
+@pytest.fixture
+def error() -> Callable[[Tensor, Tensor], float]:
+    return relative_error
+
+
+@pytest.fixture
+def stream() -> Callable[[Primitive, Tensor], Tensor]:
+    """Runs a layer token by token."""
+
+    def run(layer: Primitive, x: Tensor) -> Tensor:
+        state = layer.init_state(x.shape[0], x.device, x.dtype)
+        outputs = []
+        for token in x.unbind(1):
+            y, state = layer.step(token, state)
+            outputs.append(y)
+        return torch.stack(outputs, dim=1)
+
+    return run

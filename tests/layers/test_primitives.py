@@ -1,0 +1,241 @@
+"""What every primitive promises, for every combination of arguments."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from nas.layers import PRIMITIVES
+from nas.layers.base import Cost, Shape
+
+LENGTHS = (1, 7, 12, 64)  # shorter than, equal to and longer than what they are built for
+
+
+def blocks_cost(case):
+    inner = case.primitive.block_shape(case.shape, **case.arguments)
+    block = PRIMITIVES["linear"].cost(inner)
+    return case.blocks * (block * case.primitive.multipliers(**case.arguments))
+
+
+def total_cost(case):
+    return case.primitive.cost(case.shape, **case.arguments) + blocks_cost(case)
+
+
+def test_every_registered_primitive_is_tested_here(case):
+    assert case.name in PRIMITIVES
+
+
+def test_all_names_are_covered():
+    from_here = inspect.getmodule(test_all_names_are_covered)
+    assert from_here is not None
+    known = set(PRIMITIVES)
+    from_language = {
+        *("seq", "res", "add", "gate", "concat", "gated", "stack", "repeat", "down", "norm"),
+        *("relu", "gelu", "silu", "identity", "attention", "scan", "conv", "mlp", "glu", "moe"),
+        "linear",
+    }
+    assert known == from_language
+
+
+def test_parameters_are_counted_exactly(case):
+    layer = case.build()
+    assert total_cost(case).parameters == sum(p.numel() for p in layer.parameters())
+
+
+def test_any_length_keeps_its_shape(case):
+    layer = case.build()
+    for length in LENGTHS:
+        x = torch.randn(2, length, case.shape.width, requires_grad=True)
+        y = layer(x)
+        assert y.shape == x.shape
+        assert y.dtype == torch.float32
+        y.sum().backward()
+        assert y.isfinite().all()
+        assert x.grad.isfinite().all()
+        for parameter in layer.parameters():
+            assert parameter.grad is not None
+            assert parameter.grad.isfinite().all()
+
+
+def test_causal_layers_do_not_look_ahead(causal_case):
+    layer = causal_case.build().double()
+    x = torch.randn(1, 40, causal_case.shape.width, dtype=torch.float64)
+    y = layer(x)
+    for t in (1, 17, 39):
+        changed = x.clone()
+        changed[:, t:] = torch.randn_like(changed[:, t:])
+        assert torch.allclose(layer(changed)[:, :t], y[:, :t], rtol=1e-12, atol=1e-12)
+        assert not torch.allclose(layer(changed)[:, t], y[:, t])
+
+
+def test_steps_give_what_forward_gives(causal_case, stream, error):
+    layer = causal_case.build().eval()
+    x = torch.randn(3, 40, causal_case.shape.width)
+    with torch.no_grad():
+        assert error(stream(layer, x), layer(x)) < 1e-5
+
+
+def test_a_step_leaves_its_state_alone(causal_case):
+    layer = causal_case.build().eval()
+    state = layer.init_state(2, "cpu", torch.float32)
+    with torch.no_grad():
+        for _ in range(3):
+            _, state = layer.step(torch.randn(2, causal_case.shape.width), state)
+        before = copy.deepcopy(state)
+        x = torch.randn(2, causal_case.shape.width)
+        first, _ = layer.step(x, state)
+        assert all(map(torch.equal, tensors(state), tensors(before)))
+        assert torch.equal(layer.step(x, state)[0], first)
+
+
+def test_the_state_has_the_size_that_was_computed(causal_case):
+    layer = causal_case.build().eval()
+    state = layer.init_state(1, "cpu", torch.float32)
+    with torch.no_grad():
+        for _ in range(causal_case.shape.length):
+            _, state = layer.step(torch.randn(1, causal_case.shape.width), state)
+    assert total_cost(causal_case).state == sum(
+        t.numel() for t in tensors(state) if t.is_floating_point()
+    )
+
+
+def tensors(state):
+    if isinstance(state, torch.Tensor):
+        return [state]
+    return [t for part in state for t in tensors(part)]
+
+
+def test_layers_that_look_ahead_have_no_state(ahead_case):
+    layer = ahead_case.build()
+    with pytest.raises(RuntimeError, match="token by token"):
+        layer.init_state(1, "cpu", torch.float32)
+    with pytest.raises(RuntimeError, match="token by token"):
+        layer.step(torch.randn(1, ahead_case.shape.width), ())
+
+
+def test_flops_agree_with_pytorch(case):
+    if case.name == "attention" and (case.shape.causal or case.arguments["window"] != "full"):
+        return  # PyTorch also counts the pairs that a mask hides: counted in test_attention.py
+    layer = case.build()
+    # A length that dilation and groups divide: what fills them up is not counted.
+    shape = Shape(24, case.shape.width, case.shape.causal)
+    x = torch.randn(1, 24, shape.width)
+    # PyTorch does not count its fused attention for CPUs.
+    unfused = sdpa_kernel(SDPBackend.MATH)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), unfused:
+        layer(x)
+    inner = case.primitive.block_shape(shape, **case.arguments)
+    block = PRIMITIVES["linear"].cost(inner)
+    own = case.primitive.cost(shape, **case.arguments)
+    total = own + case.blocks * (block * case.primitive.multipliers(**case.arguments))
+    counted = counter.get_total_flops()
+    if case.name == "scan":  # the recurrence is no product of matrices
+        counted += 2 * shape.length * shape.width
+    assert total.flops == counted
+
+
+def test_activations_agree_with_autograd(case):
+    layer = case.build(block="identity")
+    parameters = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes() // 4
+        alive.append(tensor)
+        return tensor
+
+    # Tables of positions and the like do not grow with the batch: a large one hides them.
+    batch, length, width = 64, 48, case.shape.width
+    x = torch.randn(batch, length, width, requires_grad=True) + 0
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(x)
+    expected = case.primitive.cost(
+        Shape(length, width, case.shape.causal), **case.arguments
+    ).activations
+    # PyTorch rounds the log-sum-exp and masks of attention up to its own tiles.
+    assert sum(kept.values()) / batch == pytest.approx(expected, rel=0.1)
+
+
+def test_meta_device(case):
+    with torch.device("meta"):
+        layer = case.build()
+        y = layer(torch.empty(2, 9, case.shape.width))
+    assert y.is_meta
+    assert y.shape == (2, 9, case.shape.width)
+
+
+def test_runs_are_reproducible(case):
+    x = torch.randn(2, 20, case.shape.width, requires_grad=True)
+    results = []
+    for _ in range(2):
+        layer = case.build(block="identity")
+        y = layer(x)
+        wrt = [x, *layer.parameters()]
+        results.append([y, *torch.autograd.grad(y.square().sum(), wrt)])
+    assert all(map(torch.equal, *results))
+
+
+def test_bfloat16_autocast(case, error):
+    layer = case.build().eval()
+    x = torch.randn(2, 20, case.shape.width, requires_grad=True)
+    expected = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    y.float().sum().backward()
+    assert y.isfinite().all()
+    assert x.grad.isfinite().all()
+    if case.name != "moe":  # another choice of experts is another output
+        assert error(y, expected) < 3e-2
+
+
+def test_vectors_and_decay_rates_are_exempt_from_weight_decay(case):
+    for name, parameter in case.build().named_parameters():
+        vector = name.endswith(("bias", "norm.weight", "decay")) or case.name == "norm"
+        assert getattr(parameter, "no_weight_decay", False) == vector, name
+
+
+def test_output_weights_scale_the_output(case):
+    layer = case.build()
+    weights = layer.output_weights()
+    if not weights:
+        return
+    for name, parameter in layer.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    x = torch.randn(2, 20, case.shape.width)
+    with torch.no_grad():
+        y = layer(x)
+        for weight in weights:
+            weight.mul_(2)
+        assert torch.allclose(layer(x), 2 * y, rtol=1e-4, atol=1e-5)
+
+
+def test_output_keeps_about_the_size_of_the_input(case):
+    x = torch.randn(4, 64, case.shape.width)
+    with torch.no_grad():
+        y = case.build(block="identity")(x)
+    assert 0.05 < y.square().mean().sqrt() < 8
+
+
+def test_unknown_arguments_are_refused(case):
+    with pytest.raises(TypeError):
+        case.primitive.cost(case.shape, **case.arguments, colour="red")
+    with pytest.raises(TypeError):
+        case.primitive(case.shape, **case.arguments, colour="red")
+
+
+def test_costs_grow_with_the_length(case):
+    longer = Shape(4 * case.shape.length, case.shape.width, case.shape.causal)
+    short, long = (case.primitive.cost(s, **case.arguments) for s in (case.shape, longer))
+    assert short.parameters == long.parameters
+    assert long.flops >= 4 * short.flops or case.name in ("conv", "attention")
+    assert short != Cost() or case.name in (
+        *("identity", "seq", "add", "down", "repeat", "stack"),
+    )
