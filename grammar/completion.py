@@ -8,16 +8,17 @@ cheapest alternative, an alternative costs what it is itself plus what its parts
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Protocol
+from typing import NoReturn, Protocol
 
-from nas.grammar.context import Context, Contexts
+from nas.grammar.context import Context, Contexts, is_helper
 from nas.grammar.derivation import Term
 from nas.grammar.errors import SpaceError
 from nas.grammar.expression import Value
-from nas.grammar.rules import Alternative
+from nas.grammar.rules import Alternative, Grammar
 
 Item = tuple[str | Alternative, Context]
 """A rule, or an alternative that is already chosen, in a context."""
@@ -78,174 +79,190 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The cheapest derivation of an item: its cost per capped measure, and its height in levels."""
+    """The cheapest known derivation of an item.
 
+    Args:
+        score: What is minimised first: the sum of the costs, each in units of its cap.
+        cost: Per capped measure.
+        height: In levels below the item.
+        edge: The edge it begins with.
+    """
+
+    score: float
     cost: tuple[float, ...]
     height: int
-    score: float
+    edge: Edge
 
 
 @dataclass(slots=True)
 class _Use:
-    """An edge that waits for the completion of some of its parts."""
+    """An edge that waits for some of its parts to be settled."""
 
-    edge: Edge
     item: Item
-    left: int  # number of parts still without one
+    edge: Edge
+    left: int  # number of parts that are not settled yet
 
 
-class Solver:
-    """Cheapest completions over a hypergraph that is explored as far as it is asked for.
+def settle(
+    graph: Mapping[Item, Sequence[Edge]],
+    known: Mapping[Item, Completion | None],
+    units: tuple[float, ...],
+) -> dict[Item, Completion]:
+    """Knuth's algorithm: the best completion of every item that has one within a graph.
 
-    Of several measures the sum of the costs, each divided by its cap, decides; of equal costs the
-    smaller height. Every item keeps one canonical completion, made of the canonical completions of
-    its parts, so that what is promised for the whole is promised for each part.
+    Of equal scores the smaller cost (compared measure by measure), then the smaller height is
+    better. Each completion is made of the completions of its parts, so that what is promised for
+    the whole is promised for each part.
 
     Args:
-        edges: The ways to expand an item.
-        units: For every measure, what one unit counts for in the sum.
-        known: Answers for items that are solved elsewhere.
+        graph: The ways to expand each item.
+        known: Completions of items outside the graph; None or missing: it has none.
+        units: For every measure, what one unit counts for in the score.
     """
+    settled: dict[Item, Completion] = {}
+    users: dict[Item, list[_Use]] = {}
+    heap: list[tuple[float, tuple[float, ...], int, int, Item, Edge]] = []
+    order = count()  # decides between equals, so that nothing depends on memory addresses
 
-    def __init__(
-        self,
-        edges: Callable[[Item], Iterable[Edge]],
-        units: tuple[float, ...] = (),
-        known: Callable[[Item], Completion | None] | None = None,
-    ) -> None:
-        self._edges = edges
-        self._units = units
-        self._known = known
-        self._solved: dict[Item, Completion | None] = {}
-
-    def __call__(self, item: Item) -> Completion | None:
-        """The cheapest completion of an item; None when it has no derivation.
-
-        Raises:
-            SpaceError: The contexts below the item do not end.
-        """
-        if item not in self._solved:
-            self._solve(item)
-        return self._solved[item]
-
-    def _solve(self, goal: Item) -> None:
-        users: dict[Item, list[_Use]] = {}
-        heap: list[tuple[float, int, int, Item, tuple[float, ...]]] = []
-        order = count()
-
-        def offer(item: Item, edge: Edge) -> None:
-            completion = self._complete(edge)
-            entry = (completion.score, completion.height, next(order), item, completion.cost)
-            heapq.heappush(heap, entry)
-
-        pending = [goal]
-        explored = {goal}
-        while pending:
-            item = pending.pop()
-            known = self._known(item) if self._known is not None else None
-            if known is not None:
-                heapq.heappush(heap, (known.score, known.height, next(order), item, known.cost))
-                continue
-            for edge in self._edges(item):
-                waiting = {part for part in edge.parts if part not in self._solved}
-                if any(self._solved.get(part, edge) is None for part in edge.parts):
-                    continue  # a part is known to have no derivation
-                if not waiting:
-                    offer(item, edge)
-                    continue
-                use = _Use(edge, item, len(waiting))
-                for part in waiting:
-                    users.setdefault(part, []).append(use)
-                    if part not in explored:
-                        explored.add(part)
-                        pending.append(part)
-            if len(explored) > MAX_ITEMS:
-                _refuse_endless(goal, item)
-        while heap:
-            score, height, _, item, cost = heapq.heappop(heap)
-            if item in self._solved:
-                continue
-            self._solved[item] = Completion(cost, height, score)
-            for use in users.get(item, ()):
-                use.left -= 1
-                if not use.left:
-                    offer(use.item, use.edge)
-        for item in explored:
-            self._solved.setdefault(item, None)
-
-    def _complete(self, edge: Edge) -> Completion:
+    def offer(item: Item, edge: Edge) -> None:
         cost = list(edge.own)
         height = edge.reach
         for part, offset in zip(edge.parts, edge.offsets, strict=True):
-            completion = self._solved[part]
+            completion = settled.get(part) or known[part]
             assert completion is not None
             height = max(height, offset + completion.height)
             for k, amount in enumerate(completion.cost):
                 cost[k] += edge.scale[k] * amount
-        score = float(sum(amount * unit for amount, unit in zip(cost, self._units, strict=True)))
-        return Completion(tuple(cost), height, score)
+        entry = (score(cost, units), tuple(cost), height, next(order), item, edge)
+        heapq.heappush(heap, entry)
+
+    for item, edges in graph.items():
+        for edge in edges:
+            open_parts = {part for part in edge.parts if part in graph}
+            if any(known.get(part) is None for part in edge.parts if part not in open_parts):
+                continue
+            if not open_parts:
+                offer(item, edge)
+            use = _Use(item, edge, len(open_parts))
+            for part in open_parts:
+                users.setdefault(part, []).append(use)
+    while heap:
+        total, cost, height, _, item, edge = heapq.heappop(heap)
+        if item in settled:
+            continue
+        settled[item] = Completion(total, cost, height, edge)
+        for use in users.get(item, ()):
+            use.left -= 1
+            if not use.left:
+                offer(use.item, use.edge)
+    return settled
 
 
-class Completions:
-    """Cheapest completions within a space's `max_depth`.
+def score(cost: Iterable[float], units: tuple[float, ...]) -> float:
+    """A cost as one number: the sum over measures, each in units of its cap."""
+    return float(sum(amount * unit for amount, unit in zip(cost, units, strict=True)))
 
-    As long as no `where` or `let` reads `depth`, the problem is solved once for contexts without
-    depth; the answer holds wherever its height fits, and only close to `max_depth` is it solved
-    again for the levels that are left.
+
+class Flattest:
+    """The flattest derivations: which rules in which contexts have one, and how high it is.
+
+    Contexts may go on for ever (`let D = 2 * D`), so only a ball around an item is explored, as
+    many levels as its flattest derivation is high. As long as no `where` depends on depth, contexts
+    without depth are enough.
 
     Args:
-        contexts: The space's contexts.
-        edges: The ways to expand an item, whatever its depth.
-        units: As for `Solver`.
+        grammar: The rules.
+        contexts: Their contexts.
     """
 
-    def __init__(
-        self,
-        contexts: Contexts,
-        edges: Callable[[Item], Iterable[Edge]],
-        units: tuple[float, ...] = (),
-    ) -> None:
+    def __init__(self, grammar: Grammar, contexts: Contexts) -> None:
+        self._rules = grammar.rules
         self._contexts = contexts
-        self._edges = edges
-        self._shallow = None if contexts.depth_decides else Solver(edges, units)
-        self._exact = Solver(self._fitting, units, self._fits_anyway)
+        self._final: dict[Item, Completion | None] = {}
 
     def __call__(self, item: Item) -> Completion | None:
-        """The cheapest completion of an item at its depth, or None when there is none."""
-        if self._contexts.too_deep(item[1]):
-            return None
-        if self._shallow is not None:
-            found = self._fits_anyway(item)
-            if found is not None or self._contexts.max_depth is None:
-                return found
-        return self._exact(item)
+        """The flattest completion of an item within `max_depth`; None when there is none.
 
-    def _fits_anyway(self, item: Item) -> Completion | None:
-        if self._shallow is None:
-            return None
+        Raises:
+            SpaceError: The contexts below the item do not end.
+        """
+        contexts = self._contexts
         what, context = item
-        found = self._shallow((what, context.without_depth))
-        deepest = self._contexts.max_depth
+        if contexts.too_deep(context):
+            return None
+        bare = (what, context.core)
+        if bare not in self._final:
+            self._solve(bare)
+        found = self._final[bare]
+        deepest = contexts.max_depth
         if found is not None and deepest is not None and context.depth + found.height > deepest:
             return None
         return found
 
-    def _fitting(self, item: Item) -> Iterable[Edge]:
-        deepest = self._contexts.max_depth
-        for edge in self._edges(item):
-            if deepest is not None:
-                depth = item[1].depth
-                if depth + max((edge.reach, *edge.offsets)) > deepest:
-                    continue
-            yield edge
+    def edges(self, item: Item) -> Iterator[Edge]:
+        """The ways to expand an item, costs aside."""
+        what, context = item
+        if isinstance(what, str):
+            for alternative in self._rules[what]:
+                if self._contexts.allows(alternative, context):
+                    yield Edge((), (), ((alternative, context),), (0,))
+            return
+        below = self._contexts.below(what, context)
+        if not self._contexts.too_deep(below):
+            parts = tuple((rule, below) for rule in what.references)
+            yield Edge((), (), parts, (levels(what),) * len(parts))
+
+    def _solve(self, goal: Item) -> None:
+        radius = 4
+        while goal not in self._final:
+            graph, distance, complete = self._ball(goal, radius)
+            settled = settle(graph, self._final, ())
+            for item in graph:
+                completion = settled.get(item)
+                if complete:
+                    self._final[item] = completion
+                elif completion is not None and completion.height <= radius - distance[item]:
+                    self._final[item] = completion
+            deepest = self._contexts.max_depth
+            if deepest is not None and radius >= deepest:
+                self._final.setdefault(goal, None)  # what there may be is deeper than allowed
+            radius *= 2
+
+    def _ball(self, goal: Item, radius: int) -> tuple[dict[Item, list[Edge]], dict[Item, int], bool]:
+        graph: dict[Item, list[Edge]] = {}
+        distance = {goal: 0}
+        complete = True
+        queue = deque([goal])
+        while queue:
+            item = queue.popleft()
+            if item in graph or item in self._final:
+                continue
+            if distance[item] > radius:
+                complete = False
+                continue
+            graph[item] = list(self.edges(item))
+            if len(graph) > MAX_ITEMS:
+                refuse_endless(goal, item)
+            for edge in graph[item]:
+                for part, offset in zip(edge.parts, edge.offsets, strict=True):
+                    far = distance[item] + offset
+                    if far < distance.get(part, radius + 2):
+                        distance[part] = far
+                        (queue.append if offset else queue.appendleft)(part)
+        return graph, distance, complete
 
 
-def _refuse_endless(goal: Item, item: Item) -> None:
+def levels(alternative: Alternative) -> int:
+    """How many levels the parts of an alternative lie below it."""
+    return 0 if is_helper(alternative.rule) else 1
+
+
+def refuse_endless(goal: Item, item: Item) -> NoReturn:
+    """Give up on contexts that go on for ever."""
     what = item[0]
-    rule = what if isinstance(what, str) else what.rule
-    location = None if isinstance(what, str) else what.location
+    rule = goal[0] if isinstance(goal[0], str) else goal[0].rule
     raise SpaceError(
-        f"the contexts below `{rule}` do not end (one of them: {item[1]}): bound what `let` or "
-        "`where` make of them, or write `//@ max_depth N`",
-        location,
+        f"the contexts below `{rule}` do not end (one of them: {item[1]}): bound what `let` makes "
+        "of them by a `where`, or write `//@ max_depth N`",
+        None if isinstance(what, str) else what.location,
     )

@@ -18,15 +18,22 @@ class Context(Mapping[str, Value]):
 
     Attributes:
         depth: Number of rules above, or 0 when the space does not look at it.
-        without_depth: The same context without the name `depth`.
+        core: The same context with only those names that decide what is legal and what it costs.
+        deep_core: The core and `depth`.
+        given: The same context with only those names that a study gives.
+        partial: Whether this is such a part of a context rather than a whole one.
     """
 
-    __slots__ = ("_values", "depth", "without_depth")
+    __slots__ = ("_values", "core", "deep_core", "depth", "given", "partial")
 
-    def __init__(self, values: Mapping[str, Value], without_depth: "Context | None") -> None:
+    core: "Context"
+    deep_core: "Context"
+    given: "Context"
+
+    def __init__(self, values: Mapping[str, Value], partial: bool) -> None:
         self._values = dict(values)
+        self.partial = partial
         self.depth = int(self._values.get(DEPTH, 0))  # type: ignore[arg-type]
-        self.without_depth = self if without_depth is None else without_depth
 
     def __getitem__(self, name: str) -> Value:
         return self._values[name]
@@ -61,47 +68,60 @@ class Contexts:
 
     Args:
         grammar: The rules. Depth is part of a context only if some rule looks at it.
+        given: What a study gives.
+        costly: Whether costs matter, which depend on what is given.
+
+    Attributes:
+        root: The context of the start rule.
+        depth_decides: Whether some `where` depends on depth.
+        max_depth: The grammar's.
     """
 
-    def __init__(self, grammar: Grammar) -> None:
-        where_or_let: set[str] = set()
-        weights: set[str] = set()
+    def __init__(self, grammar: Grammar, given: Mapping[str, Value], costly: bool) -> None:
+        if DEPTH in given:
+            raise SpaceError("`depth` is counted by the grammar: it cannot be given")
+        names: set[str] = set()
+        deciding: set[str] = set(given) if costly else set()
+        lets: set[tuple[str, frozenset[str]]] = set()
         for alternatives in grammar.rules.values():
             for alternative in alternatives:
-                weights |= alternative.weight.names
+                names |= alternative.weight.names
                 if alternative.where is not None:
-                    where_or_let |= alternative.where.names
+                    deciding |= alternative.where.names
                 for name, expression in alternative.lets:
                     if name == DEPTH:
                         message = "`depth` is counted by the grammar: assign another name"
                         raise SpaceError(message, alternative.location)
-                    where_or_let |= expression.names
-        self.depth_decides = DEPTH in where_or_let
+                    lets.add((name, expression.names))
+                    names |= expression.names
+        while any(name in deciding and not reads <= deciding for name, reads in lets):
+            deciding.update(*(reads for name, reads in lets if name in deciding))
         self.max_depth = grammar.max_depth
-        self._tracks_depth = self.depth_decides or DEPTH in weights or grammar.max_depth is not None
-        self._interned: dict[tuple[tuple[str, type, Value], ...], Context] = {}
+        self.depth_decides = DEPTH in deciding
+        self._deciding = frozenset(deciding)
+        self._given = frozenset(given)
+        self._interned: dict[object, Context] = {}
         self._below: dict[tuple[Alternative, Context], Context] = {}
         self._allowed: dict[tuple[Alternative, Context], bool] = {}
+        tracked = DEPTH in names | deciding or grammar.max_depth is not None
+        self.root = self._intern({**given, DEPTH: 0} if tracked else given, partial=False)
 
-    def root(self, values: Mapping[str, Value] | None) -> Context:
-        """The context of the start rule, where `values` are given by a study."""
-        given = dict(values or {})
-        if DEPTH in given:
-            raise SpaceError("`depth` is counted by the grammar: it cannot be given")
-        if self._tracks_depth:
-            given[DEPTH] = 0
-        return self._intern(given)
-
-    def _intern(self, values: Mapping[str, Value]) -> Context:
+    def _intern(self, values: Mapping[str, Value], partial: bool) -> Context:
         # 1, 1.0 and True are equal but not written alike: the type is part of the key.
-        key = tuple((name, type(value), value) for name, value in sorted(values.items()))
+        key = (partial, tuple((name, type(v), v) for name, v in sorted(values.items())))
         context = self._interned.get(key)
         if context is None:
-            shallow = None
-            if DEPTH in values:
-                shallow = self._intern({n: v for n, v in values.items() if n != DEPTH})
-            context = self._interned[key] = Context(values, shallow)
+            context = self._interned[key] = Context(values, partial)
+            context.core = self._part(context, self._deciding)
+            context.deep_core = self._part(context, self._deciding | {DEPTH})
+            context.given = self._part(context, self._given)
         return context
+
+    def _part(self, context: Context, names: frozenset[str]) -> Context:
+        if context.partial and context.keys() <= names:
+            return context
+        values = {name: value for name, value in context.items() if name in names}
+        return self._intern(values, partial=True)
 
     def below(self, alternative: Alternative, context: Context) -> Context:
         """The context of the parts of an alternative that is chosen in a context."""
@@ -117,10 +137,11 @@ class Contexts:
             return context
         values = dict(context)
         for name, expression in alternative.lets:
-            values[name] = expression.lanes(values)
+            if not context.partial or name in self._deciding:
+                values[name] = expression.lanes(values)
         if deeper:
             values[DEPTH] = context.depth + 1
-        return self._intern(values)
+        return self._intern(values, context.partial)
 
     def allows(self, alternative: Alternative, context: Context) -> bool:
         """Whether the alternative's own `where` holds in the context."""

@@ -5,11 +5,10 @@ legal leads to a finished derivation, so nobody has to try and fail.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nas.grammar.completion import Completions, Edge, Item
-from nas.grammar.context import Context, Contexts, is_helper
+from nas.grammar.completion import Flattest
+from nas.grammar.context import Context, Contexts
 from nas.grammar.errors import SpaceError
 from nas.grammar.rules import Alternative, Grammar
 
@@ -42,34 +41,23 @@ class OptionTable:
     """
 
     def __init__(self, grammar: Grammar, contexts: Contexts) -> None:
-        self.grammar = grammar
-        self.contexts = contexts
-        self._flattest = Completions(contexts, self.edges)
+        self._rules = grammar.rules
+        self._contexts = contexts
+        self._flattest = Flattest(grammar, contexts)
         self._options: dict[tuple[str, Context], Options] = {}
 
-    def edges(self, item: Item) -> Iterator[Edge]:
-        """The ways to expand an item, costs aside."""
-        what, context = item
-        if isinstance(what, str):
-            for alternative in self.grammar.rules[what]:
-                if self.contexts.allows(alternative, context):
-                    yield Edge((), (), ((alternative, context),), (0,))
-            return
-        references = what.references
-        below = self.contexts.below(what, context)
-        offset = 0 if is_helper(what.rule) else 1
-        yield Edge((), (), tuple((rule, below) for rule in references), (offset,) * len(references))
-
-    def height(self, item: Item) -> int | None:
-        """Levels below an item in its flattest derivation; None when it has none."""
-        completion = self._flattest(item)
+    def height(self, rule: str, context: Context) -> int | None:
+        """Levels below a rule in its flattest derivation; None when it has none."""
+        completion = self._flattest((rule, context))
         return None if completion is None else completion.height
 
-    def legal(self, alternative: Alternative, context: Context) -> bool:
-        """Whether an alternative can be chosen in a context and lead to a derivation."""
-        return (
-            self.contexts.allows(alternative, context)
-            and self.height((alternative, context)) is not None
+    def legal(self, rule: str, context: Context) -> tuple[Alternative, ...]:
+        """The alternatives of a rule that can be chosen in a context and lead to a derivation."""
+        return tuple(
+            alternative
+            for alternative in self._rules[rule]
+            if self._contexts.allows(alternative, context)
+            and self._flattest((alternative, context)) is not None
         )
 
     def __call__(self, rule: str, context: Context) -> Options:
@@ -85,12 +73,12 @@ class OptionTable:
         return found
 
     def _make(self, rule: str, context: Context) -> Options:
-        alternatives = tuple(a for a in self.grammar.rules[rule] if self.legal(a, context))
+        alternatives = self.legal(rule, context)
         if not alternatives:
             raise SpaceError(
                 f"`{rule}` has no derivation where {context or 'nothing is given'}: every "
                 "alternative is ruled out by `where` or `max_depth`, here or further below",
-                self.grammar.rules[rule][0].location,
+                self._rules[rule][0].location,
             )
         weights = [a.weight.mean(context) for a in alternatives]
         for alternative, weight in zip(alternatives, weights, strict=True):
@@ -106,5 +94,5 @@ class OptionTable:
             context=context,
             alternatives=alternatives,
             probabilities=tuple(weight / total for weight in weights),
-            contexts=tuple(self.contexts.below(a, context) for a in alternatives),
+            contexts=tuple(self._contexts.below(a, context) for a in alternatives),
         )

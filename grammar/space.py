@@ -40,8 +40,8 @@ class Space:
         self.costs = costs
         self.caps = dict(caps or {})
         self._given = dict(context or {})
-        self._contexts = Contexts(grammar)
-        self.context = self._contexts.root(context)
+        self._contexts = Contexts(grammar, self._given, costly=bool(self.caps))
+        self.context = self._contexts.root
         self._options = OptionTable(grammar, self._contexts)
         self._parser = TextParser(grammar)
 
