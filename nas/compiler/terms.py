@@ -79,7 +79,8 @@ def read_term(term: Term) -> Reading:
 def _problem(primitive: str, blocks: int, names: tuple[str, ...]) -> str | None:
     """What is wrong with a call of a primitive's constructor with so many blocks, or None."""
     try:
-        inspect.signature(PRIMITIVES[primitive]).bind(*[None] * (1 + blocks), **dict.fromkeys(names))
+        signature = inspect.signature(PRIMITIVES[primitive])
+        signature.bind(*[None] * (1 + blocks), **dict.fromkeys(names))
     except TypeError as error:
         return str(error)
     return None

@@ -1,0 +1,81 @@
+"""Does a compiled architecture do what its text promises? Checked on random numbers in float64."""
+
+import torch
+from torch import Tensor
+
+from nas.compiler.architecture import Architecture
+from nas.compiler.build import build
+from nas.grammar.derivation import Term
+from nas.layers.base import Primitive, Shape
+
+TOLERANCE = 1e-9  # of outputs of size 1, in float64
+
+
+def find_problems(term: Term, shape: Shape, *, batch: int = 2, seed: int = 0) -> list[str]:
+    """Builds an architecture, runs it forward and backward, and streams it where it is causal.
+
+    Args:
+        term: The architecture.
+        shape: What it is built for; keep it small, everything runs.
+        batch: Number of sequences.
+        seed: Of weights and inputs; the global generator is left as it was.
+
+    Returns:
+        One line a broken promise; none where it works: the computed parameters are the built ones,
+        the output has the input's shape, output and gradients are finite and reach the input, and
+        in a causal architecture no output depends on a later token, and `step` gives what
+        `forward` gives, from a state of the computed size.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = build(term, shape).double()
+        x = torch.randn(batch, shape.length, shape.width, dtype=torch.float64, requires_grad=True)
+        direction = torch.randn(x.shape, dtype=torch.float64)
+    problems = []
+    architecture = Architecture.from_term(term, shape)
+    parameters = sum(parameter.numel() for parameter in body.parameters())
+    if parameters != architecture.parameters:
+        problems.append(f"it has {parameters} parameters, {architecture.parameters} were computed")
+    y = body(x)
+    if y.shape != x.shape:
+        return [*problems, f"it maps {list(x.shape)} to {list(y.shape)}"]
+    (y * direction).sum().backward()
+    gradients = [x.grad, *(p.grad for p in body.parameters() if p.grad is not None)]
+    if not all(g is not None and bool(g.isfinite().all()) for g in (y, *gradients)):
+        problems.append("outputs or gradients are not finite")
+    if shape.causal:
+        with torch.no_grad():
+            problems += _stream_problems(body, x.detach(), y.detach(), architecture)
+    return problems
+
+
+def _stream_problems(
+    body: Primitive, x: Tensor, y: Tensor, architecture: Architecture
+) -> list[str]:
+    problems = []
+    scale = max(1.0, float(y.abs().max()))
+    changed = x.clone()
+    half = x.shape[1] // 2
+    changed[:, half:] += 1.0
+    if half and float((body(changed) - y)[:, :half].abs().max()) > TOLERANCE * scale:
+        problems.append("an output depends on a later token")
+    state = body.init_state(x.shape[0], x.device, x.dtype)
+    outputs = []
+    for token in x.unbind(1):
+        output, state = body.step(token, state)
+        outputs.append(output)
+    difference = float((torch.stack(outputs, 1) - y).abs().max())
+    if difference > TOLERANCE * scale:
+        problems.append(f"token by token its outputs differ by {difference:.1e}")
+    elements = state_elements(state, x.shape[0])
+    if elements != architecture.state:
+        problems.append(f"its state has {elements} elements, {architecture.state} were computed")
+    return problems
+
+
+def state_elements(state: object, batch: int) -> int:
+    """Number of elements of one stream's state: of the tensors that have one part a stream."""
+    if isinstance(state, Tensor):
+        return state.numel() // batch if state.dim() and state.shape[0] == batch else 0
+    assert isinstance(state, tuple | list)
+    return sum(state_elements(part, batch) for part in state)
