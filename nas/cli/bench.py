@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from nas.cli.options import Json, Seed, print_json, tables
+from nas.cli.options import Json, Seed
+from nas.report.output import print_line, tables
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -50,7 +51,7 @@ def sampling(
 
     row = run(find_space(space), count=count, seed=seed, max_params=max_params)
     if json:
-        print_json(row)
+        print_line(row)
         return
     table = Table("figure", "value")
     for key, value in row.items():
@@ -69,7 +70,7 @@ def trials(
 
     row = run(count=count, workers=workers)
     if json:
-        print_json(row)
+        print_line(row)
         return
     table = Table("figure", "value")
     for key, value in row.items():

@@ -1,12 +1,11 @@
 """Options that several commands share, spelled the same everywhere."""
 
-import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from nas.report.output import messages
 
 Json = Annotated[
     bool, typer.Option("--json", help="JSON lines on standard output and nothing else there.")
@@ -27,26 +26,15 @@ ProfileOption = Annotated[
         "Default: paper with a GPU, small without.",
     ),
 ]
+RESULTS = "results"
+
 Storage = Annotated[
-    str | None,
+    str,
     typer.Option(
         "--storage",
-        help="Where studies are: a database URL, or a folder with one NAME.db a study. "
-        "Default: results/",
+        help="Where studies are: a folder (one NAME.db each) or a database URL.",
     ),
 ]
-
-messages = Console(stderr=True, highlight=False)
-"""Progress and remarks go to standard error."""
-
-tables = Console(highlight=False)
-"""Tables for people go to standard output."""
-
-
-def print_json(row: dict[str, Any]) -> None:
-    """One JSON line on standard output."""
-    sys.stdout.write(json.dumps(row, allow_nan=False) + "\n")
-    sys.stdout.flush()
 
 
 def choose_profile(profile: str | None) -> str:

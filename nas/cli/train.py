@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from nas.cli.options import Data, Json, ProfileOption, Seed, Width, choose_profile
-from nas.cli.options import messages as console
+from nas.report.output import messages as console
+from nas.report.output import print_line
 
 
 def train(
@@ -41,7 +42,6 @@ def train(
     import torch
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from nas.cli.options import print_json
     from nas.errors import NasError, UsageError
     from nas.grammar.space import Space
     from nas.resources import find_architecture, find_space
@@ -103,7 +103,7 @@ def train(
             "parameters": result.parameters,
         }
         if json:
-            print_json(row)
+            print_line(row)
         else:
             known = ", ".join(f"{k} {v:.3f}" for k, v in part.baselines.items())
             typer.echo(
@@ -114,6 +114,6 @@ def train(
     if len(scores) > 1:
         mean = sum(scores) / len(scores)
         if json:
-            print_json({"name": suite.name, "score": round(mean, 5)})
+            print_line({"name": suite.name, "score": round(mean, 5)})
         else:
             typer.echo(f"{suite.name}: mean accuracy {mean:.4f} over {len(scores)} tasks")

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nas.report.standing import Standing
+from nas.search.standing import Standing
 
 PLAIN_SECONDS = 15.0
 """Where there is no terminal, a line is printed this often when something has changed."""

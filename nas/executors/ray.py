@@ -1,0 +1,201 @@
+"""Run jobs on a Ray cluster, or on several processes of this machine, through Ray Tune.
+
+Ray Tune only executes: one Ray trial is one job, that is one rung of one trial of the study. The
+study decides what is next and is the only record: nothing of Ray's own state is kept or restored.
+"""
+
+import logging
+import os
+import tempfile
+from contextlib import suppress
+from typing import Any
+
+from nas.errors import NasError, UsageError
+from nas.executors.job import Job, JobFunction, JobResult, JobSource, guarded, run_job
+
+_QUIET = {
+    # Tune's own records of a run: loggers per trial, snapshots of the experiment. The study has it.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ctrl-C ends the run at once: what is running continues from its checkpoint on resume.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def run(
+    source: JobSource,
+    *,
+    workers: int,
+    address: str | None = None,
+    gpus: float = 0.0,
+    job_function: JobFunction = run_job,
+) -> None:
+    """Execute a study's jobs until it is done.
+
+    Args:
+        source: Where jobs come from and results go to; this process alone writes the record.
+        workers: Jobs at a time.
+        address: A Ray cluster (`host:6379`, `ray://host:10001`, `auto`); None: this machine.
+        gpus: GPUs a job takes, e.g. 1.0, or 0.5 for two jobs on one.
+        job_function: What a worker runs.
+
+    Raises:
+        UsageError: The cluster cannot be reached, refuses the token or lacks the resources.
+        NasError: The run failed, or a result could not be recorded.
+        KeyboardInterrupt: Interrupted; the record is complete, running jobs continue on resume.
+    """
+    os.environ.update({k: v for k, v in _QUIET.items() if k not in os.environ})
+    import ray
+    from ray import tune
+
+    _connect(address, workers, gpus)
+    searcher = _searcher(source)
+    try:
+        with tempfile.TemporaryDirectory(prefix="nas-ray-") as scratch:
+            tuner = tune.Tuner(
+                tune.with_resources(_trainable(job_function), {"cpu": 1, "gpu": gpus}),
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    num_samples=-1,
+                    max_concurrent_trials=workers,
+                    reuse_actors=True,
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                ),
+                run_config=tune.RunConfig(
+                    name="study",
+                    storage_path=scratch,
+                    verbose=0,
+                    # A job whose worker died comes back to the study, which hands it out again.
+                    failure_config=tune.FailureConfig(max_failures=0),
+                    # The jobs write their own checkpoints, which outlive this run.
+                    checkpoint_config=tune.CheckpointConfig(
+                        checkpoint_frequency=0, checkpoint_at_end=False
+                    ),
+                ),
+            )
+            try:
+                tuner.fit()
+            except Exception as error:
+                if searcher.failure is None:
+                    raise NasError(f"Ray Tune stopped: {_last_line(error)}") from error
+            if searcher.failure is not None:
+                raise searcher.failure
+    finally:
+        # First the workers, so that nothing is written once the jobs are taken back.
+        ray.shutdown()
+        # Where the record cannot be written any more, the next driver finds them running.
+        with suppress(NasError):
+            source.suspend()
+
+
+def _connect(address: str | None, workers: int, gpus: float) -> None:
+    """Start Ray here or join a cluster; jobs get one thread of linear algebra each."""
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1"}}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            # On the loopback alone: nobody else's business, and no token to manage.
+            ray.init(
+                num_cpus=workers,
+                include_dashboard=False,
+                runtime_env=environment,
+                _node_ip_address="127.0.0.1",
+                **options,
+            )
+        else:
+            ray.init(address=address, runtime_env=environment, **options)
+    except AuthenticationError as error:
+        raise UsageError(
+            f"the Ray cluster at {address} wants a token: set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN (or ~/.ray/auth_token) to the cluster's"
+        ) from error
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"the Ray cluster at {address}" if address else "a local Ray"
+        raise UsageError(f"cannot reach {where}: {_last_line(error)}") from error
+    total = ray.cluster_resources()
+    if total.get("CPU", 0) < 1 or total.get("GPU", 0) < gpus:
+        raise UsageError(
+            f"the cluster has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs; a job "
+            f"needs 1 and {gpus:g}"
+        )
+
+
+def _searcher(source: JobSource) -> Any:
+    from ray.tune.search import Searcher
+
+    class StudySearcher(Searcher):
+        """Takes the next job from the study and gives it the result; it has no state to save."""
+
+        def __init__(self) -> None:
+            super().__init__(metric="score", mode="max")
+            self.jobs: dict[str, Job] = {}
+            self.failure: BaseException | None = None
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+            try:
+                job = source.next_job()
+            except Exception as error:
+                self.failure = error
+                raise
+            if job is None:
+                return Searcher.FINISHED if source.done else None
+            self.jobs[trial_id] = job
+            return {"job": job.to_json()}
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
+            job = self.jobs.pop(trial_id, None)
+            if job is None:
+                return
+            try:
+                if result is not None and "result" in result and not error:
+                    source.tell(job, JobResult.from_json(result["result"]))
+                elif error:
+                    source.lost(job, "its process or node died")
+            except Exception as failure:
+                self.failure = failure
+                raise
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: the study is the record."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Nothing: the study is the record."""
+
+    return StudySearcher()
+
+
+def _trainable(job_function: JobFunction) -> type:
+    from ray import tune
+
+    class Worker(tune.Trainable):
+        """One job a Ray trial; the process is reused unless a job spoilt it."""
+
+        def setup(self, config: dict[str, Any]) -> None:
+            import torch
+
+            torch.set_num_threads(1)
+            self.reusable = True
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            return self.reusable
+
+        def step(self) -> dict[str, Any]:
+            result = guarded(job_function, Job.from_json(self.config["job"]))
+            self.reusable = result.status != "failed"
+            return {"result": result.to_json(), "score": result.score or 0.0, "done": True}
+
+    return Worker
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

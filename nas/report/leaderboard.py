@@ -1,0 +1,158 @@
+"""Tables for people: the leaderboard of a search, and its final comparison."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from nas.report.output import print_line, tables
+from nas.report.progress import headline, shorten
+from nas.search.finals import Finalist, Retraining, finalists, read_retrainings
+from nas.search.standing import Standing
+from nas.study.study import Study
+
+
+def leaderboard(standing: Standing, rungs: Sequence[int], rows: int = 10) -> Table:
+    """The best trial of each architecture, best first."""
+    table = Table("", "score", "steps", "learning rate", "trial", "architecture", box=None)
+    for place, trial in enumerate(standing.architectures()[:rows], start=1):
+        name = standing.zoo.get(trial.hash)
+        label = f"[{name}] " if name else ""
+        table.add_row(
+            str(place),
+            f"{trial.score:.4f}",
+            str(rungs[trial.rung or 0]),
+            f"{trial.learning_rate:g}",
+            str(trial.number),
+            label.replace("[", "\\[") + shorten(trial.text, 110).replace("[", "\\["),
+            style="dim" if name else None,
+        )
+    return table
+
+
+@dataclass(frozen=True)
+class Final:
+    """A finalist with what its retrainings gave.
+
+    Args:
+        entry: The finalist.
+        scores: Test scores, one a fresh seed; failed ones are left out.
+        failed: Number of retrainings that failed.
+    """
+
+    entry: Finalist
+    scores: tuple[float, ...]
+    failed: int
+
+    @property
+    def mean(self) -> float | None:
+        """Mean test score."""
+        return statistics.fmean(self.scores) if self.scores else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over the seeds (n - 1)."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
+
+
+def compare(entries: Sequence[Finalist], retrainings: Sequence[Retraining]) -> list[Final]:
+    """What each finalist reached, best mean first."""
+    finals = []
+    for entry in entries:
+        own = [
+            r for r in retrainings if (r.hash, r.learning_rate) == (entry.hash, entry.learning_rate)
+        ]
+        scores = tuple(r.score for r in sorted(own, key=lambda r: r.seed) if r.score is not None)
+        finals.append(Final(entry, scores, len(own) - len(scores)))
+    return sorted(finals, key=lambda f: -1.0 if f.mean is None else -f.mean + 0.0)
+
+
+def gain(finals: Sequence[Final]) -> Mapping[str, float] | None:
+    """How far the winner's mean is above the baselines' best and median; None: not known."""
+    means = {f.entry.name: f.mean for f in finals if f.mean is not None}
+    baselines = [mean for name, mean in means.items() if name != "winner"]
+    if "winner" not in means or not baselines:
+        return None
+    return {
+        "over_best": means["winner"] - max(baselines),
+        "over_median": means["winner"] - statistics.median(baselines),
+    }
+
+
+def finals_table(finals: Sequence[Final]) -> Table:
+    """The final comparison: mean and spread of the test scores over fresh seeds."""
+    table = Table("", "test", "± sd", "seeds", "validation", "learning rate", box=None)
+    for final in finals:
+        table.add_row(
+            final.entry.name,
+            "failed" if final.mean is None else f"{final.mean:.4f}",
+            "" if final.deviation is None else f"{final.deviation:.4f}",
+            f"{len(final.scores)}" + (f" ({final.failed} failed)" if final.failed else ""),
+            f"{final.entry.validation:.4f}",
+            f"{final.entry.learning_rate:g}",
+            style="bold" if final.entry.name == "winner" else None,
+        )
+    return table
+
+
+def print_report(study: Study, *, json: bool = False) -> None:
+    """Print what a study has found, and the commands to type next.
+
+    Args:
+        study: The study.
+        json: JSON lines on standard output instead of tables.
+    """
+    trials = study.trials()
+    zoo = study.definition.baselines
+    standing = Standing.of([trial.observation for trial in trials], zoo)
+    entries = finalists(standing)
+    finals = compare(entries, read_retrainings(study))
+    measured = [final for final in finals if final.scores or final.failed]
+    rungs = study.definition.rungs
+    if json:
+        for trial in standing.ranked:
+            print_line(
+                {
+                    "trial": trial.number,
+                    "state": trial.state,
+                    "score": trial.score,
+                    "architecture": trial.text,
+                    "learning_rate": trial.learning_rate,
+                    "steps": rungs[trial.rung or 0],
+                    "baseline": zoo.get(trial.hash),
+                }
+            )
+        for final in measured:
+            print_line(
+                {
+                    "final": final.entry.name,
+                    "test": final.mean,
+                    "deviation": final.deviation,
+                    "scores": list(final.scores),
+                    "architecture": final.entry.text,
+                    "learning_rate": final.entry.learning_rate,
+                }
+            )
+        if gained := gain(measured):
+            print_line({"gain": dict(gained)})
+        return
+    tables.print(f"\n{headline(standing)}; validation scores, best first:")
+    tables.print(leaderboard(standing, rungs))
+    if standing.winner is not None:
+        tables.print(f"\nwinner (trial {standing.winner.number}):", markup=False)
+        tables.print(standing.winner.text, markup=False, soft_wrap=True)
+    if measured:
+        tables.print("\nretrained from fresh seeds, scored on test:")
+        tables.print(finals_table(measured))
+        if gained := gain(measured):
+            tables.print(
+                f"the winner is {gained['over_best']:+.4f} over the best baseline and "
+                f"{gained['over_median']:+.4f} over their median"
+            )
+    usual = f"sqlite:///results/{study.name}.db"
+    where = "" if study.url == usual else f" --storage {study.url}"
+    tables.print("\nnext:", markup=False)
+    tables.print(f"  nas resume {study.name}{where} --trials +40", markup=False, soft_wrap=True)
+    tables.print(f"  nas export {study.name}{where} --out best/", markup=False, soft_wrap=True)
+    tables.print(f"  nas show {study.name}{where}", markup=False, soft_wrap=True)

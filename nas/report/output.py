@@ -1,0 +1,19 @@
+"""Where output goes: tables and JSON lines to standard output, progress to standard error."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+
+messages = Console(stderr=True, highlight=False)
+"""Progress and remarks."""
+
+tables = Console(highlight=False)
+"""Tables for people."""
+
+
+def print_line(row: dict[str, Any]) -> None:
+    """One JSON line on standard output."""
+    sys.stdout.write(json.dumps(row, allow_nan=False) + "\n")
+    sys.stdout.flush()

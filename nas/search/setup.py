@@ -1,0 +1,168 @@
+"""From what a person asks for to a study's definition, and from a definition back to a search."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from nas.compiler.architecture import Architecture
+from nas.compiler.costs import PrimitiveCosts, shape_of
+from nas.errors import UsageError
+from nas.grammar.canonical import canonical_hash
+from nas.grammar.derivation import Derivation
+from nas.grammar.errors import SpaceError
+from nas.grammar.space import Space
+from nas.resources import find_architecture, find_space, packaged_architectures
+from nas.search.strategy import STRATEGIES
+from nas.study.definition import Definition
+from nas.tasks.suite import Suite
+from nas.training.recipe import Recipe
+
+RUNGS = 3
+"""Number of rungs, the full budget included."""
+
+ETA = 3
+"""One trial in so many goes on from a rung; rungs are that far apart."""
+
+
+def define(
+    suite: Suite,
+    *,
+    space: str,
+    strategy: str,
+    width: int,
+    seed: int,
+    max_params: int | None = None,
+    max_flops: int | None = None,
+    start: Sequence[str] | None = None,
+    data: Path | None = None,
+) -> Definition:
+    """The definition of a new study.
+
+    Unless they are given, the caps are the costs of the dearest starting architecture, so that
+    nothing wins by being larger than what it is compared with.
+
+    Args:
+        suite: The tasks there are data for; they are frozen in the study.
+        space: Path or bare name of the space file.
+        strategy: One of `STRATEGIES`.
+        width: D.
+        seed: Of everything random.
+        max_params: Most parameters of an architecture's body; embedding and head are the same for
+            all and do not count.
+        max_flops: Most FLOPs of the body for one sequence of the longest task.
+        start: Architectures measured first: zoo names, files or texts; None: the whole zoo.
+        data: Folder with real data.
+
+    Raises:
+        SpaceError: The space is wrong, or a starting architecture is not in it.
+        UsageError: A name is unknown, or a starting architecture is over a cap.
+    """
+    if strategy not in STRATEGIES:
+        raise UsageError(f"unknown strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
+    loaded = Space.load(str(find_space(space)), context=context_of(suite, width))
+    zoo = {_hash(loaded, path.stem): path.stem for path in packaged_architectures()}
+    names = start or [path.stem for path in packaged_architectures()]
+    texts = [_parse(loaded, name).text for name in names]
+    costs = [_architecture(loaded, text) for text in texts]
+    caps = {
+        "parameters": max_params or max(cost.parameters for cost in costs),
+        "flops": max_flops or max(cost.flops for cost in costs),
+    }
+    for text, cost in zip(texts, costs, strict=True):
+        for measure, cap in caps.items():
+            if getattr(cost, measure) > cap:
+                flag = "--max-params" if measure == "parameters" else "--max-flops"
+                raise UsageError(
+                    f"the starting architecture {text} has {getattr(cost, measure):,} {measure}, "
+                    f"over the cap of {cap:,}: raise {flag}, or choose others with --start"
+                )
+    steps = max(task.steps for task in suite.tasks)
+    recipe = Recipe().as_dict()
+    del recipe["learning_rate"]
+    return Definition(
+        space=space,
+        space_files=dict(loaded.grammar.files),
+        space_hash=loaded.hash,
+        task=suite.name,
+        tasks=suite.names,
+        profile=suite.profile,
+        data_hashes={task.name: task.data_hash for task in suite.tasks},
+        width=width,
+        caps=caps,
+        strategy=strategy,
+        seed=seed,
+        rungs=rungs(steps),
+        eta=ETA,
+        recipe=recipe,
+        start=tuple(texts),
+        baselines=_baselines(loaded, texts, zoo),
+        data=None if data is None else str(data.absolute()),
+    )
+
+
+def redefine(definition: Definition, suite: Suite, data: Path | None) -> Definition:
+    """A study's definition made again from the files and data as they are now, to compare."""
+    loaded = Space.load(
+        str(find_space(definition.space)), context=context_of(suite, definition.width)
+    )
+    return replace(
+        definition,
+        space_hash=loaded.hash,
+        tasks=suite.names,
+        profile=suite.profile,
+        data_hashes={task.name: task.data_hash for task in suite.tasks},
+        data=definition.data if data is None else str(data.absolute()),
+    )
+
+
+def space_of(definition: Definition, suite: Suite) -> Space:
+    """The space of a study, in its context and under its caps."""
+    costs = PrimitiveCosts(tuple(definition.caps))
+    return Space.load(
+        str(find_space(definition.space)),
+        context=context_of(suite, definition.width),
+        costs=costs,
+        caps=definition.caps,
+    )
+
+
+def start_of(definition: Definition, space: Space) -> list[Derivation]:
+    """A study's starting architectures."""
+    return [space.parse(text) for text in definition.start]
+
+
+def context_of(suite: Suite, width: int) -> Mapping[str, tuple[int, ...] | int | bool]:
+    """What a study's tasks and width give to the space."""
+    return {"L": suite.lengths, "D": width, "causal": suite.causal}
+
+
+def rungs(steps: int) -> tuple[int, ...]:
+    """Steps of the rungs of a full budget: thirds of thirds."""
+    found = {max(1, round(steps / ETA**k)) for k in range(RUNGS)}
+    return tuple(sorted(found))
+
+
+def _baselines(space: Space, texts: Sequence[str], zoo: Mapping[str | None, str]) -> dict[str, str]:
+    """Names of the starting architectures by canonical hash: the zoo's, else by position."""
+    hashes = [canonical_hash(space.parse(text)) for text in texts]
+    return {key: zoo.get(key, f"start {i}") for i, key in enumerate(hashes, start=1)}
+
+
+def _hash(space: Space, name: str) -> str | None:
+    """Canonical hash of a zoo text; None when it is not in this space."""
+    try:
+        return canonical_hash(_parse(space, name))
+    except SpaceError:
+        return None
+
+
+def _parse(space: Space, name: str) -> Derivation:
+    try:
+        return space.parse(find_architecture(name))
+    except SpaceError as error:
+        raise SpaceError(f"{name} is not an architecture of this space: {error}") from error
+
+
+def _architecture(space: Space, text: str) -> Architecture:
+    derivation = space.parse(text)
+    return Architecture.from_term(derivation.term, shape_of(dict(space.context.items())))
