@@ -24,6 +24,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., Number], int | None]] = {  # with their
     "sqrt": (math.sqrt, 1),
 }
 WORDS = frozenset({"and", "or", "not", "true", "false", *FUNCTIONS})
+CLAUSES = frozenset({"where", "let", "int", "repeat", "commutative", "associative", "identity"})
+RESERVED = WORDS | CLAUSES | {"depth"}  # no names to assign
 
 EXPRESSION_GRAMMAR = r"""
 ?expression: disjunction
@@ -207,6 +209,8 @@ class ExpressionCompiler(Transformer[Token, Code]):
         name = str(token)
         if name in FUNCTIONS:
             raise ExpressionSyntaxError(f"`{name}` is a function: write `{name}(...)`")
+        if name in CLAUSES:
+            raise ExpressionSyntaxError(f"a value is missing before `{name}`")
         return Code(operator.itemgetter(name), name, frozenset({name}), "any", _ATOM, 0)
 
     def binary(self, left: Code, token: Token, right: Code) -> Code:
