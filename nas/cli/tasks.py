@@ -6,7 +6,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from nas.cli.options import Data, Json, ProfileOption, messages, print_json, tables
+from nas.cli.options import Data, Json, ProfileOption
+from nas.report.output import messages, print_line, tables
 
 _EXAMPLES = 3
 
@@ -44,7 +45,7 @@ def tasks(
             "data_hash": task.data_hash,
         }
         if as_json:
-            print_json({**row, "examples": examples})
+            print_line({**row, "examples": examples})
             continue
         row["baselines"] = ", ".join(
             f"{rule} {score:.3f}" for rule, score in task.baselines.items()
@@ -61,7 +62,7 @@ def _list(as_json: bool) -> None:
 
     if as_json:
         for name, entry in TASKS.items():
-            print_json({"name": name, "summary": entry.summary})
+            print_line({"name": name, "summary": entry.summary})
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("name")

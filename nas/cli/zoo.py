@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from nas.cli.options import Json, Width, print_json, tables
+from nas.cli.options import Json, Width
+from nas.report.output import print_line, tables
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -24,7 +25,7 @@ def list_(json: Json = False) -> None:
         first = text.splitlines()[0]
         source = first.removeprefix("//").strip() if first.startswith("//") else ""
         if json:
-            print_json({"name": path.stem, "source": source})
+            print_line({"name": path.stem, "source": source})
         else:
             tables.print(f"[bold]{path.stem}[/]  {source}", soft_wrap=True)
 
@@ -54,7 +55,7 @@ def check(
     rows = [_row(loaded, name, width, length, causal) for name in wanted]
     if json:
         for row in rows:
-            print_json(row)
+            print_line(row)
     else:
         _print(rows)
     broken = [str(row["name"]) for row in rows if not row["works"]]
