@@ -13,10 +13,10 @@ from nas.layers.base import Cost, Primitive, Shape, State, primitive, without_de
 class Convolution(Primitive):
     """y_t = b + sum_k W_k x_{t + (k - offset) * dilation}, k = 0 .. width - 1.
 
-    Causal: offset = width - 1, so that the last tap is the token itself. Centred: as many taps
-    before as after the token (with an even width one tap more after it). Tokens before the first
-    and after the last are zero. Each W_k is diagonal or a full matrix; weights start normal with
-    variance 1 / (number of inputs of an output).
+    Causal: offset = width - 1, so that the last tap is the token itself. Centred: offset =
+    (width - 1) // 2, as many taps before the token as after it, or with an even width one more
+    after it. Tokens before the first and after the last are zero. Each W_k is diagonal or a full
+    matrix; weights start normal with variance 1 / (number of inputs of an output).
 
     Args:
         shape: Width D.
@@ -46,7 +46,7 @@ class Convolution(Primitive):
         """Maps [B, L, D] to [B, L, D]."""
         length, taps, dilation = x.shape[1], self.weight.shape[2], self.dilation
         reach = (taps - 1) * dilation
-        before = reach if self.causal else reach // 2
+        before = reach if self.causal else (taps - 1) // 2 * dilation
         # Cut into rows of `dilation` tokens, tokens that far apart stand below each other: the
         # dilated convolution over time is a plain one over rows, on a channels-last image, which
         # needs no transposition and has fast kernels.

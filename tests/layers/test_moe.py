@@ -1,0 +1,144 @@
+"""Routing against a loop over tokens, in float64."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn.functional import gelu
+
+from nas.layers.base import Shape
+from nas.layers.moe import MixtureOfExperts, balance_loss
+from nas.layers.repetition import Repeat
+
+D = 8
+
+
+def layer_of(experts=4, top=2, expansion=2, activation="gelu", width=D):
+    return MixtureOfExperts(
+        Shape(16, width, True), experts=experts, top=top, expansion=expansion, activation=activation
+    )
+
+
+def reference(x, w, top):
+    rows = []
+    for token in x.flatten(0, 1):
+        logits = w["router.weight"] @ token
+        p = logits.exp() / logits.exp().sum()
+        chosen = sorted(range(len(p)), key=lambda e: -p[e].item())[:top]
+        total = sum(p[e] for e in chosen) if top > 1 else 1.0
+        rows.append(
+            sum(p[e] / total * (w["output"][e] @ gelu(w["hidden"][e] @ token)) for e in chosen)
+        )
+    return torch.stack(rows).unflatten(0, x.shape[:2])
+
+
+@pytest.mark.parametrize("length", [1, 7, 30])
+@pytest.mark.parametrize(("experts", "top"), [(1, 1), (4, 1), (4, 2), (8, 3), (3, 3)])
+def test_agrees_with_a_loop(compare, experts, top, length):
+    layer = layer_of(experts, top).eval()
+    compare(layer, lambda x, w: reference(x, w, top), torch.randn(2, length, D))
+
+
+def test_only_chosen_experts_are_computed(monkeypatch):
+    import nas.layers.moe as module
+
+    layer = layer_of(experts=8, top=2).eval()
+    seen = []
+    real = module.activate
+
+    def counting(x, name):
+        seen.append(len(x))
+        return real(x, name)
+
+    monkeypatch.setattr(module, "activate", counting)
+    layer(torch.randn(3, 10, D))
+    assert sum(seen) == 3 * 10 * 2
+
+
+def test_the_router_learns_with_one_expert_a_token():
+    layer = layer_of(top=1).eval()
+    layer(torch.randn(2, 10, D)).square().sum().backward()
+    assert layer.router.weight.grad.abs().sum() > 0
+
+
+def test_balance_loss_is_least_when_experts_are_equally_loaded():
+    even = balance_loss(torch.full((12, 4), 0.25), torch.tensor([6, 6, 6, 6]))
+    assert even == pytest.approx(1.0)
+    p = torch.tensor([[0.7, 0.1, 0.1, 0.1]]).expand(12, 4)
+    one_sided = balance_loss(p, torch.tensor([24, 0, 0, 0]))
+    assert one_sided == pytest.approx(4 * 0.7)
+
+
+def test_balance_loss_from_its_equation():
+    layer = layer_of(experts=4, top=2).train()
+    x = torch.randn(2, 15, D)
+    layer(x)
+    p = (x @ layer.router.weight.T).softmax(-1).flatten(0, 1)
+    share = torch.zeros(4)
+    for row in p:
+        share[row.topk(2).indices] += 1 / (2 * len(p))
+    expected = 4 * (share * p.mean(0)).sum()
+    loss = layer.take_auxiliary_loss()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert layer.router.weight.grad.abs().sum() > 0
+
+
+def test_balance_losses_add_up_over_passes_and_are_taken_once():
+    layer = layer_of().train()
+    looped = Repeat(Shape(16, D, True), layer, times=3)
+    looped(torch.randn(2, 15, D))
+    three = layer.take_auxiliary_loss()
+    assert three >= 3 * 0.99
+    assert layer.take_auxiliary_loss() is None
+    layer.eval()(torch.randn(2, 15, D))
+    assert layer.take_auxiliary_loss() is None
+    with torch.no_grad():
+        layer.train()(torch.randn(2, 15, D))
+    assert layer.take_auxiliary_loss() is None
+    copy.deepcopy(layer)
+
+
+def test_descending_the_balance_loss_evens_the_load():
+    torch.manual_seed(0)
+    layer = layer_of(experts=4, top=1).train()
+    x = torch.randn(8, 32, D) + 1.0
+
+    def largest_share():
+        return (x @ layer.router.weight.T).argmax(-1).flatten().bincount(minlength=4).max() / 256
+
+    before = largest_share()
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.5)
+    for _ in range(100):
+        layer(x)
+        optimiser.zero_grad()
+        layer.take_auxiliary_loss().backward()
+        optimiser.step()
+    assert largest_share() < before
+    assert largest_share() < 0.4
+
+
+def test_a_token_is_mapped_alike_whatever_stands_beside_it(error):
+    layer = layer_of(width=32).eval()
+    x = torch.randn(4, 50, 32)
+    with torch.no_grad():
+        together = layer(x)
+        alone = torch.cat([layer(x[:, t : t + 1]) for t in range(50)], 1)
+    assert error(alone, together) < 1e-5
+
+
+def test_active_parameters_are_those_of_the_chosen():
+    shape = Shape(16, D, True)
+    arguments = {"expansion": 2, "activation": "relu", "top": 2}
+    active = MixtureOfExperts.active_parameters(shape, experts=8, **arguments)
+    assert active == D * 8 + 2 * (2 * D * 2 * D)
+    assert active < MixtureOfExperts.cost(shape, experts=8, **arguments).parameters
+    two = MixtureOfExperts.cost(shape, experts=2, **arguments).parameters
+    assert MixtureOfExperts.active_parameters(shape, experts=2, **arguments) == two
+
+
+@pytest.mark.parametrize("top", [0, 5])
+def test_wrong_arguments_are_refused(top):
+    for call in (MixtureOfExperts, MixtureOfExperts.cost):
+        with pytest.raises(ValueError, match="1 to 4"):
+            call(Shape(8, D, True), experts=4, top=top, expansion=1, activation="relu")
