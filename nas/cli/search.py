@@ -193,6 +193,7 @@ def run_study(
                 title(study.name, definition, count),
                 lambda: Standing.of(driver.history, zoo),
                 lambda: driver.left,
+                messages,
             ) as progress:
                 shown.append(progress)
                 execute(driver, workers=count, address=ray)

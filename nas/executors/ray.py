@@ -10,6 +10,11 @@ import tempfile
 from contextlib import suppress
 from typing import Any
 
+import ray
+from ray import tune
+from ray.exceptions import AuthenticationError
+from ray.tune.search import Searcher
+
 from nas.errors import NasError, UsageError
 from nas.executors.job import Job, JobFunction, JobResult, JobSource, guarded, run_job
 
@@ -49,11 +54,8 @@ def run(
         KeyboardInterrupt: Interrupted; the record is complete, running jobs continue on resume.
     """
     os.environ.update({k: v for k, v in _QUIET.items() if k not in os.environ})
-    import ray
-    from ray import tune
-
     _connect(address, workers, gpus)
-    searcher = _searcher(source)
+    searcher = StudySearcher(source)
     try:
         with tempfile.TemporaryDirectory(prefix="nas-ray-") as scratch:
             tuner = tune.Tuner(
@@ -94,9 +96,6 @@ def run(
 
 def _connect(address: str | None, workers: int, gpus: float) -> None:
     """Start Ray here or join a cluster; jobs get one thread of linear algebra each."""
-    import ray
-    from ray.exceptions import AuthenticationError
-
     environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1"}}
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
@@ -127,55 +126,61 @@ def _connect(address: str | None, workers: int, gpus: float) -> None:
         )
 
 
-def _searcher(source: JobSource) -> Any:
-    from ray.tune.search import Searcher
+class StudySearcher(Searcher):
+    """Takes the next job from the study and gives it the result.
 
-    class StudySearcher(Searcher):
-        """Takes the next job from the study and gives it the result; it has no state to save."""
+    Tune pickles searchers into its own folder, for a restore that is never made: there is nothing
+    in it.
 
-        def __init__(self) -> None:
-            super().__init__(metric="score", mode="max")
-            self.jobs: dict[str, Job] = {}
-            self.failure: BaseException | None = None
+    Args:
+        source: The study's driver, or its final comparison.
+    """
 
-        def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-            try:
-                job = source.next_job()
-            except Exception as error:
-                self.failure = error
-                raise
-            if job is None:
-                return Searcher.FINISHED if source.done else None
-            self.jobs[trial_id] = job
-            return {"job": job.to_json()}
+    def __init__(self, source: JobSource) -> None:
+        super().__init__(metric="score", mode="max")
+        self._source = source
+        self._jobs: dict[str, Job] = {}
+        self.failure: Exception | None = None
 
-        def on_trial_complete(
-            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-        ) -> None:
-            job = self.jobs.pop(trial_id, None)
-            if job is None:
-                return
-            try:
-                if result is not None and "result" in result and not error:
-                    source.tell(job, JobResult.from_json(result["result"]))
-                elif error:
-                    source.lost(job, "its process or node died")
-            except Exception as failure:
-                self.failure = failure
-                raise
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next job as a configuration; None: none at the moment."""
+        try:
+            job = self._source.next_job()
+        except Exception as error:
+            self.failure = error
+            raise
+        if job is None:
+            return str(Searcher.FINISHED) if self._source.done else None
+        self._jobs[trial_id] = job
+        return {"job": job.to_json()}
 
-        def save(self, checkpoint_path: str) -> None:
-            """Nothing: the study is the record."""
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """A job has ended: with a result, or by the death of its worker."""
+        job = self._jobs.pop(trial_id, None)
+        if job is None:
+            return
+        try:
+            if error:
+                self._source.lost(job, "its process or node died")
+            elif result is not None and "result" in result:
+                self._source.tell(job, JobResult.from_json(result["result"]))
+        except Exception as failure:
+            self.failure = failure
+            raise
 
-        def restore(self, checkpoint_path: str) -> None:
-            """Nothing: the study is the record."""
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the record."""
 
-    return StudySearcher()
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the record."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Searcher, ()
 
 
 def _trainable(job_function: JobFunction) -> type:
-    from ray import tune
-
     class Worker(tune.Trainable):
         """One job a Ray trial; the process is reused unless a job spoilt it."""
 

@@ -150,6 +150,7 @@ class Finals:
                 rung=len(definition.rungs) - 1,
                 architecture=term_to_json(self._space.parse(entry.text).term),
                 text=entry.text,
+                task=definition.task,
                 tasks=definition.tasks,
                 profile=definition.profile,
                 data_hashes=dict(definition.data_hashes),
