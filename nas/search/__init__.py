@@ -1,0 +1,1 @@
+"""Search strategies and early stopping: pure functions of a study's history."""

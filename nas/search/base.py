@@ -1,0 +1,165 @@
+"""What every strategy is given and gives back: observations, proposals, and what they share."""
+
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from nas.grammar.canonical import canonical_hash
+from nas.grammar.derivation import Derivation
+from nas.grammar.errors import SpaceError
+from nas.grammar.space import Space
+
+LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+"""The log grid that the learning rate, the last decision of a trial, is chosen from."""
+
+DEFAULT_LEARNING_RATE = 3e-3
+"""What the starting architectures are first measured with: the middle of the grid."""
+
+State = Literal["waiting", "running", "complete", "pruned", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The next trial.
+
+    Args:
+        derivation: The architecture.
+        learning_rate: Peak learning rate of its training.
+        origin: How it came about, for people: `start`, `random`, `regrow`, `crossover`, `tree`...
+        parents: Numbers of the trials it was derived from.
+    """
+
+    derivation: Derivation
+    learning_rate: float
+    origin: str
+    parents: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One trial of the history, as far as it has come.
+
+    Args:
+        number: The trial's number in the study, from 0.
+        state: Where it stands; `pruned` was stopped by a rung, `failed` has no score.
+        text: The architecture's text.
+        hash: Its canonical hash.
+        learning_rate: Peak learning rate of its training.
+        score: On validation at the highest rung reached, higher is better; None before the first.
+        rung: The highest rung reached, from 0; None before the first.
+        origin: As in its proposal.
+        parents: As in its proposal.
+    """
+
+    number: int
+    state: State
+    text: str
+    hash: str
+    learning_rate: float
+    score: float | None = None
+    rung: int | None = None
+    origin: str = ""
+    parents: tuple[int, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ended with a score, at the last rung or stopped before."""
+        return self.state in ("complete", "pruned") and self.score is not None
+
+    @property
+    def fitness(self) -> tuple[int, float]:
+        """What finished trials are compared by.
+
+        A trial that came further beats one that was stopped: their scores were taken after
+        different numbers of steps, and the later one has already won at the earlier rung.
+        """
+        assert self.score is not None
+        return (self.rung or 0, self.score)
+
+
+class Strategy(Protocol):
+    """Proposes the next trial, as a pure function of the history and a random stream.
+
+    Whatever a strategy keeps between two calls is a memo of pure functions, so that a resumed study
+    proposes what the uninterrupted one would have proposed.
+    """
+
+    def propose(self, history: Sequence[Observation], rng: random.Random) -> Proposal:
+        """The next trial.
+
+        Args:
+            history: Every trial of the study in the order of their numbers, unfinished ones too.
+            rng: A fresh stream, see `random_stream`.
+        """
+        ...
+
+
+def random_stream(seed: int, number: int) -> random.Random:
+    """The random stream of one trial: a function of the study's seed and the trial's number."""
+    return random.Random(f"{seed}/{number}")
+
+
+def nearest_learning_rate(learning_rate: float) -> int:
+    """The position on the grid that a learning rate is closest to, by their ratio."""
+    distances = [abs(math.log(learning_rate / other)) for other in LEARNING_RATES]
+    return distances.index(min(distances))
+
+
+class Archive:
+    """The texts of a history as derivations, each parsed once."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._derivations: dict[str, Derivation | None] = {}
+
+    def derivation(self, text: str) -> Derivation | None:
+        """The derivation of a text, or None when the space does not contain it."""
+        if text not in self._derivations:
+            try:
+                self._derivations[text] = self._space.parse(text)
+            except SpaceError:
+                self._derivations[text] = None
+        return self._derivations[text]
+
+
+class Start:
+    """The architectures that every strategy measures first: in order, each once.
+
+    Args:
+        derivations: Usually the zoo's; those with equal canonical hashes count once.
+    """
+
+    def __init__(self, derivations: Iterable[Derivation]) -> None:
+        self._by_hash = {canonical_hash(d): d for d in reversed(list(derivations))}
+        self._hashes = list(reversed(self._by_hash))
+
+    def propose(self, history: Sequence[Observation]) -> Proposal | None:
+        """The first one that the history does not contain, or None when it contains them all."""
+        if not self._hashes:
+            return None
+        seen = {observation.hash for observation in history}
+        for key in self._hashes:
+            if key not in seen:
+                return Proposal(self._by_hash[key], DEFAULT_LEARNING_RATE, "start")
+        return None
+
+
+def propose_new(
+    history: Sequence[Observation], draw: Callable[[int], Proposal], attempts: int
+) -> Proposal:
+    """The first proposal that the history does not contain yet.
+
+    Args:
+        history: Trials so far, unfinished and failed ones too: nothing is to be gained from a
+            second measurement of the same architecture at the same learning rate.
+        draw: Makes a proposal, given the number of the attempt from 0.
+        attempts: After as many a repeated proposal is accepted: the space may be exhausted.
+    """
+    seen = {(observation.hash, observation.learning_rate) for observation in history}
+    for attempt in range(attempts):
+        proposal = draw(attempt)
+        if (canonical_hash(proposal.derivation), proposal.learning_rate) not in seen:
+            break
+    return proposal
