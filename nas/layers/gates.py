@@ -93,8 +93,9 @@ class ConvexUpdate(nn.Module):
     def forward(self, x: Tensor, a: Tensor, rest: Tensor) -> Tensor:
         """The inputs [..., D] of tokens [..., D], gates and 1 - gates."""
         u = at_least_float32(self.projection(x))
-        # relu(u) + sigmoid(min(u, 0)) is g, at a third of the time of a `where` on a CPU.
-        return rest * (F.relu(u) + torch.sigmoid(-F.relu(-u)))
+        # g(u) = max(u, 0) + sigmoid(min(u, 0)), at a third of the time of a `where` on a CPU.
+        positive = F.relu(u)
+        return rest * (positive + torch.sigmoid(u - positive))
 
 
 class NormalisedUpdate(nn.Module):

@@ -91,7 +91,7 @@ class Scan(Primitive):
             kept += 0 if update == "plain" else 1  # x
         if update == "convex":
             cost += dense
-            kept += 4  # g and its three parts
+            kept += 3  # g and its two parts
         elif update == "normalised":
             cost += diagonal
             kept += 2 if transition == "fixed" else 4  # i, i x, 1 + a, the root

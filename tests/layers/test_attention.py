@@ -22,13 +22,15 @@ def sees(i: int, j: int, window: int | str, causal: bool) -> bool:
 
 
 def turned(vector: torch.Tensor, position: int) -> torch.Tensor:
-    """Each pair of channels (i, i + d/2) as a complex number, times exp(i position theta_i)."""
-    half = vector.shape[-1] // 2
-    rates = [10000 ** (-2 * i / (2 * half)) for i in range(half)]
-    theta = torch.tensor(rates, dtype=torch.float64)
-    pairs = torch.complex(vector[..., :half], vector[..., half:])
-    pairs = pairs * torch.polar(torch.ones_like(theta), position * theta)
-    return torch.cat((pairs.real, pairs.imag), -1)
+    """Each pair of channels (2i, 2i + 1), turned in its plane."""
+    d = vector.shape[-1]
+    channels = []
+    for i in range(0, d, 2):
+        angle = position * 10000 ** (-i / d)
+        first, second = vector[..., i], vector[..., i + 1]
+        channels.append(first * math.cos(angle) - second * math.sin(angle))
+        channels.append(first * math.sin(angle) + second * math.cos(angle))
+    return torch.stack(channels, -1)
 
 
 def reference(x, w, *, heads, kv, window, position, causal):
@@ -54,11 +56,11 @@ def reference(x, w, *, heads, kv, window, position, causal):
     return torch.stack(rows, 1) @ w["output.weight"].T
 
 
-@pytest.mark.parametrize("length", [1, 7, 19])
+@pytest.mark.parametrize("length", [1, 14])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("position", ["none", "rope"])
-@pytest.mark.parametrize("window", ["full", 1, 2, 5, 16])
-@pytest.mark.parametrize(("heads", "kv"), [(1, 1), (4, 4), (4, 2), (4, 1)])
+@pytest.mark.parametrize("window", ["full", 1, 5, 16])
+@pytest.mark.parametrize(("heads", "kv"), [(1, 1), (4, 4), (4, 2)])
 def test_agrees_with_a_loop(compare, heads, kv, window, position, causal, length):
     arguments = {"heads": heads, "kv": kv, "window": window, "position": position}
     layer = Attention(Shape(8, D, causal), **arguments)

@@ -1,7 +1,6 @@
 """What every primitive promises, for every combination of arguments."""
 
 import copy
-import inspect
 
 import pytest
 import torch
@@ -25,25 +24,16 @@ def total_cost(case):
     return case.primitive.cost(case.shape, **case.arguments) + blocks_cost(case)
 
 
-def test_every_registered_primitive_is_tested_here(case):
-    assert case.name in PRIMITIVES
+def test_every_registered_primitive_is_tested_here(every_case):
+    assert {case.name for case in every_case} == set(PRIMITIVES)
 
 
-def test_all_names_are_covered():
-    from_here = inspect.getmodule(test_all_names_are_covered)
-    assert from_here is not None
-    known = set(PRIMITIVES)
-    from_language = {
-        *("seq", "res", "add", "gate", "concat", "gated", "stack", "repeat", "down", "norm"),
-        *("relu", "gelu", "silu", "identity", "attention", "scan", "conv", "mlp", "glu", "moe"),
-        "linear",
-    }
-    assert known == from_language
-
-
-def test_parameters_are_counted_exactly(case):
-    layer = case.build()
-    assert total_cost(case).parameters == sum(p.numel() for p in layer.parameters())
+def test_parameters_are_counted_exactly(every_case):
+    assert len(every_case) > 400
+    for case in every_case:
+        with torch.device("meta"):
+            layer = case.build()
+        assert total_cost(case).parameters == sum(p.numel() for p in layer.parameters()), str(case)
 
 
 def test_any_length_keeps_its_shape(case):
