@@ -2,138 +2,127 @@
 
 A `Point` is a rule in a context, compiled: the cumulative probabilities of its alternatives and,
 for each of them, the text it writes and the points that follow. Points are made when they are first
-met and then stay, so that a derivation costs a few hundred nanoseconds a node.
+met and then stay, so that a derivation costs about a microsecond a node.
+
+Under caps a point also knows how much more than the cheapest completion each alternative costs at
+least. What the caps leave after the cheapest derivation of the whole is the **slack**; every choice
+spends some of it, and an alternative is legal when it spends no more than there is.
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import accumulate
-from random import Random
 
 from nas.grammar.context import Context
-from nas.grammar.derivation import Derivation, Node
-from nas.grammar.options import Options, OptionTable
-from nas.grammar.rules import Alternative, Grammar
-from nas.grammar.spelling import fragments, join, words_can_meet
+from nas.grammar.rules import Alternative
 
-Emit = tuple[Alternative, int]  # an alternative and the number of its children
+Emit = tuple[Alternative, int]
+"""An alternative that joins the derivation, and the number of its children."""
+
+Slack = tuple[float, ...]
+"""What is left of each cap, after the cheapest completion of everything that is still open."""
 
 
 class Point:
-    """A rule in a context, compiled for sampling.
+    """A choice: a rule in a context, or a parameter of a term that has a cost.
 
     Attributes:
-        options: The legal alternatives and their probabilities.
+        rule: The rule.
+        context: Where it stands.
+        at: Where its node stands, relative to the node that its path leads to.
+        alternatives: What it can become.
+        probabilities: Of each, without regard to caps.
+        deltas: For each, what it spends of the slack, per capped measure.
+        plan: For whoever links the point: what follows each alternative.
+        scale: How often what is derived here counts in the whole, per capped measure.
         cumulative: Where in [0, 1) the second, third, ... alternative begins.
-        heads: For each alternative, the text up to its first part.
-        emits: For each alternative, what it adds to the derivation before its first part.
-        tails: For each alternative, the points and texts that follow, last one first; None until
-            the alternative is first chosen.
+        spends: The deltas of the first measure (0 without caps).
+        span: The largest of them.
+        heads: For each alternative, the text up to the next point; None until it is linked.
+        emits: For each, what it adds to the derivation before the next point.
+        tails: For each, the points and texts that follow, last one first.
+        routes: For each, the points that follow, last one first, and where their nodes are.
+        fixed: Whether this is no choice, only text and nodes that are due.
     """
 
-    __slots__ = ("cumulative", "emits", "heads", "network", "options", "tails")
+    __slots__ = (
+        "_affordable",
+        "_order",
+        "alternatives",
+        "at",
+        "context",
+        "cumulative",
+        "deltas",
+        "emits",
+        "fixed",
+        "heads",
+        "plan",
+        "probabilities",
+        "routes",
+        "rule",
+        "scale",
+        "span",
+        "spends",
+        "tails",
+    )
 
-    def __init__(self, network: "Network", options: Options) -> None:
-        self.network = network
-        self.options = options
-        self.cumulative = list(accumulate(options.probabilities))[:-1]
-        self.heads = [network.texts(a)[0] for a in options.alternatives]
-        self.emits = [((a, len(network.texts(a)) - 1),) for a in options.alternatives]
-        self.tails: list[tuple[Point | str, ...] | None] = [None] * len(options.alternatives)
+    def __init__(
+        self,
+        rule: str,
+        context: Context,
+        at: tuple[int, ...],
+        alternatives: Sequence[Alternative],
+        probabilities: Sequence[float],
+        deltas: Sequence[Slack],
+        scale: Slack,
+        plan: object,
+    ) -> None:
+        count = len(alternatives)
+        self.rule = rule
+        self.context = context
+        self.at = at
+        self.alternatives = tuple(alternatives)
+        self.probabilities = tuple(probabilities)
+        self.deltas = tuple(deltas)
+        self.scale = scale
+        self.plan = plan
+        self.cumulative = list(accumulate(probabilities))[:-1]
+        self.spends = [delta[0] if delta else 0 for delta in deltas]
+        self.span = max(self.spends)
+        self.heads: list[str | None] = [None] * count
+        self.emits: list[tuple[Emit, ...]] = [()] * count
+        self.tails: list[tuple[Point | str, ...]] = [()] * count
+        self.routes: list[tuple[tuple[tuple[int, ...], Point], ...]] = [()] * count
+        self.fixed = False
+        self._order: list[int] | None = None
+        self._affordable: dict[tuple[int, ...], tuple[tuple[float, ...], list[float]]] = {}
 
-    def link(self, index: int) -> "tuple[Point | str, ...]":
-        """Make, once, what follows an alternative."""
-        alternative = self.options.alternatives[index]
-        below = self.options.contexts[index]
-        tail: list[Point | str] = []
-        texts = self.network.texts(alternative)[1:]
-        for rule, text in zip(alternative.references, texts, strict=True):
-            tail.append(self.network.point(rule, below))
-            if text:
-                tail.append(text)
-        made = self.tails[index] = tuple(reversed(tail))
-        return made
+    def affordable(self, slack: Slack) -> tuple[int, ...]:
+        """The alternatives that spend no more than the slack; never none."""
+        return tuple(
+            i
+            for i, delta in enumerate(self.deltas)
+            if all(spent <= left for spent, left in zip(delta, slack, strict=True))
+        )
 
-
-class Network:
-    """The points of a space.
-
-    Args:
-        grammar: The rules.
-        options: Their options.
-    """
-
-    def __init__(self, grammar: Grammar, options: OptionTable) -> None:
-        self._options = options
-        self._start = grammar.start
-        self._write = join if words_can_meet(grammar) else "".join
-        self._points: dict[tuple[str, Context], Point] = {}
-        self._texts: dict[Alternative, tuple[str, ...]] = {}
-
-    def texts(self, alternative: Alternative) -> tuple[str, ...]:
-        """The text before, between and after the parts of an alternative."""
-        found = self._texts.get(alternative)
+    def renormalised(self, indices: tuple[int, ...]) -> tuple[tuple[float, ...], list[float]]:
+        """Probabilities and their cumulative sums when only some alternatives are legal."""
+        found = self._affordable.get(indices)
         if found is None:
-            found = self._texts[alternative] = fragments(alternative)
+            weights = [self.probabilities[i] for i in indices]
+            total = sum(weights)
+            probabilities = tuple(weight / total for weight in weights)
+            found = probabilities, list(accumulate(probabilities))[:-1]
+            self._affordable[indices] = found
         return found
 
-    def point(self, rule: str, context: Context) -> Point:
-        """The point of a rule in a context."""
-        key = (rule, context)
-        found = self._points.get(key)
-        if found is None:
-            found = self._points[key] = Point(self, self._options(rule, context))
-        return found
+    def pick(self, slack: float, chance: float) -> int:
+        """Choose among what a single cap leaves.
 
-    def sample(self, root: Context, rng: Random) -> Derivation:
-        """Draw a derivation: every alternative with its probability, from the start rule down."""
-        random = rng.random
-        stack: list[Point | str] = [self.point(self._start, root)]
-        pop = stack.pop
-        parts: list[str] = []
-        write = parts.append
-        order: list[Emit] = []
-        while stack:
-            top = pop()
-            if isinstance(top, str):
-                write(top)
-                continue
-            i = bisect_right(top.cumulative, random())
-            order += top.emits[i]
-            write(top.heads[i])
-            tail = top.tails[i]
-            stack += top.link(i) if tail is None else tail
-        return self._finished(order, parts)
-
-    def replay(self, root: Context, indices: list[int]) -> Derivation:
-        """The derivation that follows from the index of every choice, in the order of sampling."""
-        stack: list[Point | str] = [self.point(self._start, root)]
-        parts: list[str] = []
-        order: list[Emit] = []
-        chosen = iter(indices)
-        while stack:
-            top = stack.pop()
-            if isinstance(top, str):
-                parts.append(top)
-                continue
-            i = next(chosen)
-            order += top.emits[i]
-            parts.append(top.heads[i])
-            tail = top.tails[i]
-            stack += top.link(i) if tail is None else tail
-        return self._finished(order, parts)
-
-    def _finished(self, order: list[Emit], parts: list[str]) -> Derivation:
-        nodes: list[Node] = []  # finished, the leftmost on top
-        pop = nodes.pop
-        for alternative, arity in reversed(order):
-            if arity == 0:
-                nodes.append(Node(alternative))
-            elif arity == 1:
-                nodes.append(Node(alternative, (pop(),)))
-            elif arity == 2:
-                nodes.append(Node(alternative, (pop(), pop())))
-            else:
-                nodes.append(Node(alternative, tuple([pop() for _ in range(arity)])))
-        derivation = Derivation(pop())
-        derivation.__dict__["text"] = self._write(parts)  # what the cached property would write
-        return derivation
+        Args:
+            slack: What is left of it.
+            chance: A random number in [0, 1).
+        """
+        spends = self.spends
+        indices = tuple([i for i, spent in enumerate(spends) if spent <= slack])
+        return indices[bisect_right(self.renormalised(indices)[1], chance)]

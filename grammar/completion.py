@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from itertools import count
 from typing import NoReturn, Protocol
 
-from nas.grammar.context import Context, Contexts, is_helper
+from nas.grammar.context import Context, Contexts
 from nas.grammar.derivation import Term
 from nas.grammar.errors import SpaceError
 from nas.grammar.expression import Value
+from nas.grammar.reach import levels
 from nas.grammar.rules import Alternative, Grammar
 
 Item = tuple[str | Alternative, Context]
 """A rule, or an alternative that is already chosen, in a context."""
+
+Arguments = tuple[Term | str | None, ...]
+"""The arguments of a term; None stands for each block, an argument that has a cost."""
 
 MAX_ITEMS = 200_000  # rules in contexts: more than this is a context that grows without end
 
@@ -29,9 +33,10 @@ MAX_ITEMS = 200_000  # rules in contexts: more than this is a context that grows
 class CostModel(Protocol):
     """What the terms of a space cost, in measures that caps can be put on.
 
-    Whether `cost` is None depends on the name alone. Costs are not negative; multipliers are at
-    least 1 where caps are to be kept exactly (with smaller ones they are kept, but a few
-    architectures just under a cap may be missed).
+    Whether `cost` is None depends on the name alone: it is asked for every name once with no
+    arguments, and may raise then. Costs are not negative; multipliers are at least 1 where caps are
+    to be kept exactly (with smaller ones they are kept, but architectures just under a cap may be
+    missed).
 
     Attributes:
         measures: What is counted, such as `("parameters", "flops")`.
@@ -42,19 +47,22 @@ class CostModel(Protocol):
     def cost(
         self,
         name: str,
-        arguments: tuple[Term | str | None, ...],
+        arguments: Arguments,
         context: Mapping[str, Value],
     ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """The cost of a term itself, and how often it uses its blocks.
 
         Args:
             name: The term's name.
-            arguments: Its arguments; None stands for each block, an argument that has a cost.
+            arguments: Its arguments.
             context: What is known where the term stands (`depth` left out).
 
         Returns:
             Own cost and multiplier of the blocks' cost, each per measure; None when the term is a
             parameter, which costs nothing by itself.
+
+        Raises:
+            ValueError: The term cannot be built in this context.
         """
 
 
@@ -219,16 +227,17 @@ class Flattest:
             settled = settle(graph, self._final, ())
             for item in graph:
                 completion = settled.get(item)
-                if complete:
-                    self._final[item] = completion
-                elif completion is not None and completion.height <= radius - distance[item]:
+                found = completion is not None and completion.height <= radius - distance[item]
+                if complete or found:
                     self._final[item] = completion
             deepest = self._contexts.max_depth
             if deepest is not None and radius >= deepest:
                 self._final.setdefault(goal, None)  # what there may be is deeper than allowed
             radius *= 2
 
-    def _ball(self, goal: Item, radius: int) -> tuple[dict[Item, list[Edge]], dict[Item, int], bool]:
+    def _ball(
+        self, goal: Item, radius: int
+    ) -> tuple[dict[Item, list[Edge]], dict[Item, int], bool]:
         graph: dict[Item, list[Edge]] = {}
         distance = {goal: 0}
         complete = True
@@ -250,11 +259,6 @@ class Flattest:
                         distance[part] = far
                         (queue.append if offset else queue.appendleft)(part)
         return graph, distance, complete
-
-
-def levels(alternative: Alternative) -> int:
-    """How many levels the parts of an alternative lie below it."""
-    return 0 if is_helper(alternative.rule) else 1
 
 
 def refuse_endless(goal: Item, item: Item) -> NoReturn:

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from nas.grammar.errors import SpaceError
 from nas.grammar.expression import Value
+from nas.grammar.reach import DEPTH, deciding_names, heights_below, levels, names_below
 from nas.grammar.rules import Alternative, Grammar
-
-DEPTH = "depth"
 
 
 class Context(Mapping[str, Value]):
@@ -80,31 +79,35 @@ class Contexts:
     def __init__(self, grammar: Grammar, given: Mapping[str, Value], costly: bool) -> None:
         if DEPTH in given:
             raise SpaceError("`depth` is counted by the grammar: it cannot be given")
-        names: set[str] = set()
-        deciding: set[str] = set(given) if costly else set()
-        lets: set[tuple[str, frozenset[str]]] = set()
-        for alternatives in grammar.rules.values():
-            for alternative in alternatives:
-                names |= alternative.weight.names
-                if alternative.where is not None:
-                    deciding |= alternative.where.names
-                for name, expression in alternative.lets:
-                    if name == DEPTH:
-                        message = "`depth` is counted by the grammar: assign another name"
-                        raise SpaceError(message, alternative.location)
-                    lets.add((name, expression.names))
-                    names |= expression.names
-        while any(name in deciding and not reads <= deciding for name, reads in lets):
-            deciding.update(*(reads for name, reads in lets if name in deciding))
         self.max_depth = grammar.max_depth
-        self.depth_decides = DEPTH in deciding
-        self._deciding = frozenset(deciding)
         self._given = frozenset(given)
+        self._deciding = deciding_names(grammar, self._given if costly else frozenset())
+        self.depth_decides = DEPTH in self._deciding
+        self._names = names_below(grammar)
+        self._heights = heights_below(grammar)
         self._interned: dict[object, Context] = {}
         self._below: dict[tuple[Alternative, Context], Context] = {}
         self._allowed: dict[tuple[Alternative, Context], bool] = {}
-        tracked = DEPTH in names | deciding or grammar.max_depth is not None
+        self._views: dict[tuple[str, Context], Context] = {}
+        tracked = DEPTH in self._names[grammar.start] or grammar.max_depth is not None
         self.root = self._intern({**given, DEPTH: 0} if tracked else given, partial=False)
+
+    def view(self, rule: str, context: Context) -> Context:
+        """The context as far as a rule, or one that it can contain, looks at it.
+
+        What a study gives is always in view; `depth` is unless no rule below reads it and
+        `max_depth` is out of reach.
+        """
+        key = (rule, context)
+        found = self._views.get(key)
+        if found is None:
+            names = self._names[rule] | self._given
+            deepest = context.depth + self._heights[rule]
+            if self.max_depth is not None and deepest > self.max_depth:
+                names |= {DEPTH}
+            values = {name: value for name, value in context.items() if name in names}
+            found = self._views[key] = self._intern(values, context.partial)
+        return found
 
     def _intern(self, values: Mapping[str, Value], partial: bool) -> Context:
         # 1, 1.0 and True are equal but not written alike: the type is part of the key.
@@ -132,7 +135,7 @@ class Contexts:
         return found
 
     def _make_below(self, alternative: Alternative, context: Context) -> Context:
-        deeper = DEPTH in context and not is_helper(alternative.rule)
+        deeper = levels(alternative) if DEPTH in context else 0
         if not alternative.lets and not deeper:
             return context
         values = dict(context)
@@ -140,7 +143,7 @@ class Contexts:
             if not context.partial or name in self._deciding:
                 values[name] = expression.lanes(values)
         if deeper:
-            values[DEPTH] = context.depth + 1
+            values[DEPTH] = context.depth + deeper
         return self._intern(values, context.partial)
 
     def allows(self, alternative: Alternative, context: Context) -> bool:
@@ -156,8 +159,3 @@ class Contexts:
     def too_deep(self, context: Context) -> bool:
         """Whether a rule in this context lies deeper than the space's `max_depth`."""
         return self.max_depth is not None and context.depth > self.max_depth
-
-
-def is_helper(rule: str) -> bool:
-    """Whether a rule stands for a group or a repetition: it adds no depth of its own."""
-    return rule.startswith("__")

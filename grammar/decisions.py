@@ -6,9 +6,10 @@ One iterator serves sampling by a policy, tree search, scoring and model-based o
 from dataclasses import dataclass
 from functools import cached_property
 
-from nas.grammar.choices import Network, Point
+from nas.grammar.choices import Point
 from nas.grammar.context import Context
 from nas.grammar.derivation import Derivation
+from nas.grammar.network import Network, spend
 from nas.grammar.rules import Alternative
 
 _Path = tuple["_Path", int] | None  # the parent's path and the child's index: shared, cheap to make
@@ -56,21 +57,24 @@ class Decisions:
 
     Args:
         network: The space's choice points.
-        root: The context of the start rule.
-        start: The start rule's point.
     """
 
-    def __init__(self, network: Network, root: Context, start: Point) -> None:
+    __slots__ = ("_chosen", "_current", "_legal", "_network", "_slack", "_stack")
+
+    def __init__(self, network: Network) -> None:
         self._network = network
-        self._root = root
-        self._stack: _Stack = (None, start, None)
+        self._slack = network.slack
+        self._stack: _Stack = (None, network.start, None)
         self._chosen: _Chosen = None
+        self._current: Choice | None = None
+        self._legal: tuple[int, ...] = ()
         self._advance()
 
     def copy(self) -> "Decisions":
         """An independent iterator at the same decision, made in constant time."""
         twin = object.__new__(Decisions)
-        twin.__dict__.update(self.__dict__)
+        for name in Decisions.__slots__:
+            setattr(twin, name, getattr(self, name))
         return twin
 
     @property
@@ -89,38 +93,38 @@ class Decisions:
         """
         if self._current is None:
             raise IndexError("the derivation is finished: there is no decision left")
-        if not 0 <= index < len(self._current.alternatives):
-            raise IndexError(
-                f"{index} is not one of {len(self._current.alternatives)} alternatives"
-            )
-        self._take(index)
+        if not 0 <= index < len(self._legal):
+            raise IndexError(f"{index} is not one of {len(self._legal)} alternatives")
+        self._take(self._legal[index])
         self._advance()
 
     def _take(self, index: int) -> None:
         assert self._stack is not None
         stack, point, path = self._stack
-        tail = point.tails[index]
-        if tail is None:
-            tail = point.link(index)
-        child = point.emits[index][0][1]
-        for item in tail:
-            if not isinstance(item, str):
-                child -= 1
-                stack = (stack, item, (path, child))
+        if point.heads[index] is None:
+            self._network.link(point, index)
+        for route, following in point.routes[index]:
+            stack = (stack, following, _down(path, route))
         self._stack = stack
+        self._slack = spend(self._slack, point.deltas[index])
         self._chosen = (self._chosen, index)
 
     def _advance(self) -> None:
-        while self._stack is not None and len(self._stack[1].options.alternatives) == 1:
-            self._take(0)
-        if self._stack is None:
-            self._current = None
-        else:
+        while self._stack is not None:
             _, point, path = self._stack
-            options = point.options
-            self._current = Choice(
-                options.rule, options.context, options.alternatives, options.probabilities, path
-            )
+            self._legal = point.affordable(self._slack)
+            if len(self._legal) > 1:
+                self._current = self._choice(point, path)
+                return
+            self._take(self._legal[0])
+        self._current = None
+
+    def _choice(self, point: Point, path: _Path) -> Choice:
+        alternatives, probabilities = point.alternatives, point.probabilities
+        if len(self._legal) < len(alternatives):
+            alternatives = tuple([alternatives[i] for i in self._legal])
+            probabilities = point.renormalised(self._legal)[0]
+        return Choice(point.rule, point.context, alternatives, probabilities, _down(path, point.at))
 
     @property
     def derivation(self) -> Derivation:
@@ -136,5 +140,10 @@ class Decisions:
         while chosen is not None:
             chosen, index = chosen
             indices.append(index)
-        indices.reverse()
-        return self._network.replay(self._root, indices)
+        return self._network.derive(lambda _: indices.pop())
+
+
+def _down(path: _Path, route: tuple[int, ...]) -> _Path:
+    for index in route:
+        path = (path, index)
+    return path

@@ -21,7 +21,7 @@ class Term:
     arguments: tuple["Term | str", ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Node:
     """An alternative and the nodes of its non-terminals, from left to right."""
 

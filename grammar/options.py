@@ -38,18 +38,14 @@ class OptionTable:
     Args:
         grammar: The rules.
         contexts: Their contexts.
+        flattest: Their flattest completions.
     """
 
-    def __init__(self, grammar: Grammar, contexts: Contexts) -> None:
+    def __init__(self, grammar: Grammar, contexts: Contexts, flattest: Flattest) -> None:
         self._rules = grammar.rules
         self._contexts = contexts
-        self._flattest = Flattest(grammar, contexts)
+        self._flattest = flattest
         self._options: dict[tuple[str, Context], Options] = {}
-
-    def height(self, rule: str, context: Context) -> int | None:
-        """Levels below a rule in its flattest derivation; None when it has none."""
-        completion = self._flattest((rule, context))
-        return None if completion is None else completion.height
 
     def legal(self, rule: str, context: Context) -> tuple[Alternative, ...]:
         """The alternatives of a rule that can be chosen in a context and lead to a derivation."""
@@ -66,6 +62,7 @@ class OptionTable:
         Raises:
             SpaceError: The rule has no derivation in this context.
         """
+        context = self._contexts.view(rule, context)
         key = (rule, context)
         found = self._options.get(key)
         if found is None:

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from functools import cached_property
 from random import Random
 
-from nas.grammar.choices import Network
-from nas.grammar.completion import CostModel
+from nas.grammar.budget import Budget
+from nas.grammar.completion import CostModel, Flattest
 from nas.grammar.context import Context, Contexts
+from nas.grammar.costs import derivation_cost
 from nas.grammar.decisions import Decisions
 from nas.grammar.derivation import Derivation, Node
 from nas.grammar.errors import SpaceError
 from nas.grammar.expression import Value
+from nas.grammar.network import Network, spend
 from nas.grammar.options import Options, OptionTable
 from nas.grammar.parser import TextParser
 from nas.grammar.rules import Grammar, Literal
@@ -40,9 +42,12 @@ class Space:
         self.costs = costs
         self.caps = dict(caps or {})
         self._given = dict(context or {})
+        if self.caps and costs is None:
+            raise SpaceError("caps need a cost model: pass costs=...")
         self._contexts = Contexts(grammar, self._given, costly=bool(self.caps))
         self.context = self._contexts.root
-        self._options = OptionTable(grammar, self._contexts)
+        self._flattest = Flattest(grammar, self._contexts)
+        self._options = OptionTable(grammar, self._contexts, self._flattest)
         self._parser = TextParser(grammar)
 
     @classmethod
@@ -104,7 +109,11 @@ class Space:
 
     @cached_property
     def _network(self) -> Network:
-        return Network(self.grammar, self._options)
+        contexts, options = self._contexts, self._options
+        budget = None
+        if self.caps and self.costs is not None:
+            budget = Budget(self.grammar, contexts, self._flattest, options, self.costs, self.caps)
+        return Network(self.grammar, contexts, options, budget)
 
     def options(self, rule: str, context: Context) -> Options:
         """What a rule can become in a context: legal alternatives, probabilities, contexts below.
@@ -127,7 +136,7 @@ class Space:
         Raises:
             SpaceError: The space is empty in this context or under these caps.
         """
-        return self._network.sample(self.context, rng)
+        return self._network.sample(rng)
 
     def decide(self) -> Decisions:
         """The decisions of a new derivation, to be taken one at a time.
@@ -135,28 +144,42 @@ class Space:
         Raises:
             SpaceError: The space is empty in this context or under these caps.
         """
-        start = self._network.point(self.grammar.start, self.context)
-        return Decisions(self._network, self.context, start)
+        return Decisions(self._network)
 
     def log_probability(self, derivation: Derivation) -> float:
         """Natural logarithm of the probability that `sample` draws a derivation.
 
         Args:
-            derivation: One of this space's, of whatever context; -inf where it cannot be drawn.
+            derivation: One of these rules; -inf where it cannot be drawn in this context or under
+                these caps.
         """
+        network = self._network
         total = 0.0
-        stack = [(derivation.root, self._network.point(self.grammar.start, self.context))]
+        slack = network.slack
+        stack = [(derivation.root, network.start)]
         while stack:
-            node, point = stack.pop()
-            try:
-                index = point.options.alternatives.index(node.alternative)
-            except ValueError:
+            base, point = stack.pop()
+            chosen = node_at(base, point.at).alternative
+            legal = point.affordable(slack)
+            index = next((i for i in legal if point.alternatives[i] is chosen), None)
+            if index is None:
                 return -math.inf
-            total += math.log(point.options.probabilities[index])
-            tail = point.tails[index]
-            points = [p for p in (tail or point.link(index)) if not isinstance(p, str)]
-            stack += zip(reversed(node.children), points, strict=True)
+            total += math.log(point.renormalised(legal)[0][legal.index(index)])
+            if point.heads[index] is None:
+                network.link(point, index)
+            slack = spend(slack, point.deltas[index])
+            stack += [(node_at(base, route), p) for route, p in point.routes[index]]
         return total
+
+    def cost(self, derivation: Derivation) -> dict[str, float]:
+        """What an architecture costs, for every measure of the cost model.
+
+        Raises:
+            ValueError: The space has no cost model.
+        """
+        if self.costs is None:
+            raise ValueError("the space has no cost model: pass costs=...")
+        return derivation_cost(derivation.root, self._contexts, self.costs)
 
     def parse(self, text: str, file: str | None = None) -> Derivation:
         """The derivation that a text is written for.
@@ -206,4 +229,16 @@ class Space:
                 return message, index
             below = self._contexts.below(alternative, context)
             stack += [(child, below) for child in reversed(node.children)]
+        if self.caps and self.costs is not None:
+            costs = derivation_cost(root, self._contexts, self.costs)
+            for measure, cap in self.caps.items():
+                if costs[measure] > cap:
+                    return f"{costs[measure]:,} {measure} are more than the cap of {cap:,}", 0
         return None
+
+
+def node_at(root: Node, path: tuple[int, ...]) -> Node:
+    """The node at a path: indices of children, from the root down."""
+    for index in path:
+        root = root.children[index]
+    return root

@@ -1,0 +1,316 @@
+"""Terms with a cost, and the settings of their parameters that a cost depends on.
+
+What `attention(heads, kv, window)` costs is known only when all its parameters are. A **frame** is
+such a term in a context: its alternative, every way to choose its parameters (a tree of settings,
+in the order in which they are chosen), and for each of these what it costs and which blocks it
+leaves to be derived. Parameters are chosen before blocks, so that the blocks' budget is exact.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NoReturn
+
+from nas.grammar.blocks import BlockCounts
+from nas.grammar.completion import Arguments, CostModel, Edge
+from nas.grammar.context import Context, Contexts
+from nas.grammar.derivation import Term
+from nas.grammar.errors import SpaceError
+from nas.grammar.reach import levels
+from nas.grammar.rules import Alternative, Grammar, Literal
+
+MAX_LEAVES = 20_000  # settings of one term in one context
+MAX_SETTINGS = 100  # parameters of one term
+
+Route = tuple[int, ...]
+"""Where a node of a frame stands: indices of children, from the frame's own node down."""
+
+_Open = tuple[str, int, Route, int]  # a parameter to be chosen: its rule, scope, route, level
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """An alternative of a frame: its own, or one of its parameters'.
+
+    Args:
+        alternative: The alternative.
+        scope: Under which earlier one it stands: an index into `Leaf.chosen`; -1 for the first.
+        route: Where it stands.
+        level: How many levels below the frame.
+    """
+
+    alternative: Alternative
+    scope: int
+    route: Route
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A block that a frame leaves to be derived.
+
+    Args:
+        what: Its rule, or its alternative where that was chosen among parameters already.
+        scope: Under which of the frame's alternatives it stands: an index into `Leaf.chosen`.
+        route: Where it stands.
+        level: How many levels below the frame.
+    """
+
+    what: str | Alternative
+    scope: int
+    route: Route
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One setting of all parameters of a frame.
+
+    Args:
+        chosen: Its alternatives, the frame's own first.
+        parts: Its blocks, from left to right.
+        own: What the term itself costs, per capped measure.
+        scale: What the cost of its blocks is multiplied with.
+    """
+
+    chosen: tuple[Chosen, ...]
+    parts: tuple[Part, ...]
+    own: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A parameter of a frame that is to be chosen, after those before it.
+
+    Args:
+        rule: The parameter's rule.
+        scope: Under which of the alternatives chosen so far it stands.
+        route: Where it stands.
+        branches: Its legal alternatives and what follows from each.
+    """
+
+    rule: str
+    scope: int
+    route: Route
+    branches: tuple[tuple[Alternative, "Setting | Leaf"], ...]
+
+
+def leaves(tree: Setting | Leaf) -> Iterator[Leaf]:
+    """All settings of a frame, in the order of their choices."""
+    if isinstance(tree, Leaf):
+        yield tree
+    else:
+        for _, branch in tree.branches:
+            yield from leaves(branch)
+
+
+class Frames:
+    """The frames of a space.
+
+    Args:
+        grammar: The rules.
+        contexts: Their contexts.
+        legal: The legal alternatives of a rule in a context.
+        costs: What terms cost.
+        measures: Which of the cost model's measures count.
+    """
+
+    def __init__(
+        self,
+        grammar: Grammar,
+        contexts: Contexts,
+        legal: Callable[[str, Context], tuple[Alternative, ...]],
+        costs: CostModel,
+        measures: tuple[str, ...],
+    ) -> None:
+        self.contexts = contexts
+        self.legal = legal
+        self._costs = costs
+        self._measures = tuple(costs.measures.index(measure) for measure in measures)
+        self.blocks = BlockCounts(grammar, costs, contexts.root)
+        self._trees: dict[tuple[Alternative, Context], Setting | Leaf] = {}
+
+    def tree(self, alternative: Alternative, context: Context) -> Setting | Leaf:
+        """The settings of an alternative in a context, legal ones only.
+
+        An alternative without a cost of its own has one setting: none.
+
+        Raises:
+            SpaceError: There are too many to tell what the term costs, or one has no cost.
+        """
+        key = (alternative, context.core)
+        found = self._trees.get(key)
+        if found is None:
+            try:
+                found = _Growth(self, alternative, context.core, counted=False).tree()
+            except _CountMattersError:
+                found = _Growth(self, alternative, context.core, counted=True).tree()
+            self._trees[key] = found
+        return found
+
+    def scopes(self, leaf: Leaf, context: Context) -> list[Context]:
+        """For every chosen alternative of a setting, the context of what stands below it."""
+        found: list[Context] = []
+        for chosen in leaf.chosen:
+            above = context if chosen.scope < 0 else found[chosen.scope]
+            found.append(self.contexts.below(chosen.alternative, above))
+        return found
+
+    def edge(self, leaf: Leaf, context: Context) -> Edge:
+        """A setting as an edge of the cheapest-completion problem, in that context."""
+        scopes = self.scopes(leaf, context) if leaf.parts else []
+        return Edge(
+            own=leaf.own,
+            scale=leaf.scale,
+            parts=tuple((part.what, scopes[part.scope]) for part in leaf.parts),
+            offsets=tuple(part.level for part in leaf.parts),
+            reach=max(chosen.level for chosen in leaf.chosen),
+        )
+
+    def edges(self, alternative: Alternative, context: Context) -> list[Edge]:
+        """All settings of an alternative as edges."""
+        return [self.edge(leaf, context) for leaf in leaves(self.tree(alternative, context))]
+
+    def cost(
+        self, alternative: Alternative, arguments: Arguments, context: Context
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Own cost and multipliers of a term, in the measures that count.
+
+        Raises:
+            SpaceError: It has none: the space allows what cannot be built.
+        """
+        assert alternative.name is not None
+        try:
+            found = self._costs.cost(alternative.name, arguments, context.given)
+        except ValueError as error:
+            shown = Term(alternative.name, tuple(a for a in arguments if a is not None))
+            raise SpaceError(
+                f"no cost for {shown} where {context.given}: {error} (forbid it by a `where`)",
+                alternative.location,
+            ) from error
+        assert found is not None, f"{alternative.name} had a cost before"
+        own, scale = found
+        return tuple(own[k] for k in self._measures), tuple(scale[k] for k in self._measures)
+
+
+class _CountMattersError(Exception):
+    """What a term costs depends on how often a block is repeated in it."""
+
+
+class _Growth:
+    """Grows the tree of settings of one frame."""
+
+    def __init__(
+        self, frames: Frames, alternative: Alternative, context: Context, counted: bool
+    ) -> None:
+        self._frames = frames
+        self._alternative = alternative
+        self._context = context
+        self._counted = counted  # whether the number of repeated blocks is chosen as a parameter
+        self._leaves = 0
+
+    def tree(self) -> Setting | Leaf:
+        """The tree of settings."""
+        alternative = self._alternative
+        if self._frames.blocks.has_cost(alternative.name):
+            return self._choose((), (), (), (Chosen(alternative, -1, (), 0),))
+        below = levels(alternative)
+        parts = tuple(Part(rule, 0, (i,), below) for i, rule in enumerate(alternative.references))
+        measures = len(self._frames._measures)
+        return Leaf((Chosen(alternative, -1, (), 0),), parts, (0,) * measures, (1,) * measures)
+
+    def _choose(
+        self,
+        agenda: tuple[_Open, ...],
+        parts: tuple[Part, ...],
+        scopes: tuple[Context, ...],
+        chosen: tuple[Chosen, ...],
+    ) -> Setting | Leaf:
+        """What follows once `chosen` is: its last alternative is new, `agenda` is left."""
+        frames = self._frames
+        if len(chosen) > len(scopes):
+            new = chosen[-1]
+            above = self._context if new.scope < 0 else scopes[new.scope]
+            scopes = (*scopes, frames.contexts.below(new.alternative, above))
+            inside: list[_Open] = []
+            for i, rule in enumerate(new.alternative.references):
+                level = new.level + levels(new.alternative)
+                place = (len(chosen) - 1, (*new.route, i), level)
+                if self._is_block(rule):
+                    parts = (*parts, Part(rule, *place))
+                else:
+                    inside.append((rule, *place))
+            agenda = (*inside, *agenda)
+        if not agenda:
+            return self._leaf(chosen, tuple(sorted(parts, key=lambda part: part.route)))
+        if len(chosen) > MAX_SETTINGS:
+            self._refuse()
+        (rule, scope, route, level), rest = agenda[0], agenda[1:]
+        branches: list[tuple[Alternative, Setting | Leaf]] = []
+        for alternative in frames.legal(rule, scopes[scope]):
+            if frames.blocks.has_cost(alternative.name):
+                part = Part(alternative, scope, route, level)
+                branch = self._choose(rest, (*parts, part), scopes, chosen)
+            else:
+                new = Chosen(alternative, scope, route, level)
+                branch = self._choose(rest, parts, scopes, (*chosen, new))
+            branches.append((alternative, branch))
+        return Setting(rule, scope, route, tuple(branches))
+
+    def _is_block(self, rule: str) -> bool:
+        blocks = self._frames.blocks.of_rule(rule)
+        if blocks.parameters or not blocks.most:
+            return False
+        return blocks.fewest == blocks.most == 1 or not self._counted
+
+    def _leaf(self, chosen: tuple[Chosen, ...], parts: tuple[Part, ...]) -> Leaf:
+        self._leaves += 1
+        if self._leaves > MAX_LEAVES:
+            self._refuse()
+        counts = [self._frames.blocks.of_part(part.what) for part in parts]
+        fewest = [int(count.fewest) for count in counts]
+        found = self._cost(chosen, parts, fewest)
+        for more in (1, 2):
+            numbers = [int(min(c.fewest + more, c.most)) for c in counts]
+            if numbers != fewest and self._cost(chosen, parts, numbers) != found:
+                raise _CountMattersError
+        return Leaf(chosen, parts, *found)
+
+    def _cost(
+        self, chosen: tuple[Chosen, ...], parts: tuple[Part, ...], numbers: list[int]
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """What the term costs with so many blocks in each of its parts."""
+        at: dict[Route, Arguments] = {
+            part.route: (None,) * number for part, number in zip(parts, numbers, strict=True)
+        }
+        for each in reversed(chosen):
+            arguments: list[Term | str | None] = []
+            children = 0
+            for symbol in each.alternative.symbols:
+                if isinstance(symbol, Literal):
+                    if symbol.kept:
+                        arguments.append(symbol.text)
+                else:
+                    arguments += at[(*each.route, children)]
+                    children += 1
+            at[each.route] = _contribution(each.alternative.name, tuple(arguments))
+            if each.scope < 0:
+                return self._frames.cost(each.alternative, tuple(arguments), self._context)
+        raise AssertionError("a frame has an alternative of its own")
+
+    def _refuse(self) -> NoReturn:
+        name = self._alternative.name
+        raise SpaceError(
+            f"`{name}` has too many settings in one context to keep a cap on what it costs: bound "
+            "its repetitions (`~ 2..8`), give its parameters fewer values, or set no cap",
+            self._alternative.location,
+        )
+
+
+def _contribution(name: str | None, arguments: Arguments) -> Arguments:
+    """What an alternative without a cost adds to the arguments of the term it stands in."""
+    if name is None:
+        return arguments
+    if None in arguments:
+        return (None,)
+    return (Term(name, arguments),)  # type: ignore[arg-type]

@@ -1,0 +1,314 @@
+"""The choice points of a space, how one leads to the next, and the loop that samples through."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from nas.grammar.budget import Budget, Frame
+from nas.grammar.choices import Emit, Point, Slack
+from nas.grammar.context import Context, Contexts
+from nas.grammar.derivation import Derivation, Node
+from nas.grammar.frames import Chosen, Leaf, Part, Route, Setting
+from nas.grammar.options import OptionTable
+from nas.grammar.rules import Alternative, Grammar
+from nas.grammar.spelling import fragments, join, words_can_meet
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What follows the alternatives of a parameter.
+
+    Args:
+        frame: The term that it is a parameter of.
+        scopes: For every alternative chosen so far, the context below it.
+        setting: The parameter.
+        branches: For every legal alternative, what follows.
+    """
+
+    frame: Frame
+    scopes: tuple[Context, ...]
+    setting: Setting
+    branches: Sequence[Setting | Leaf]
+
+
+class Network:
+    """The points of a space.
+
+    Args:
+        grammar: The rules.
+        contexts: Their contexts.
+        options: Their options.
+        budget: What terms cost and what caps allow; None without caps.
+    """
+
+    def __init__(
+        self,
+        grammar: Grammar,
+        contexts: Contexts,
+        options: OptionTable,
+        budget: Budget | None,
+    ) -> None:
+        self._contexts = contexts
+        self._options = options
+        self._budget = budget
+        self._write = join if words_can_meet(grammar) else "".join
+        self._points: dict[tuple[str | Alternative, Context, Slack], Point] = {}
+        self._fragments: dict[Alternative, tuple[str, ...]] = {}
+        self._plain: dict[Alternative, Leaf] = {}
+        self.slack: Slack = () if budget is None else budget.slack(grammar.start, contexts.root)
+        self.start = self.point(grammar.start, contexts.root, (1,) * len(self.slack))
+
+    def point(self, what: str | Alternative, context: Context, scale: Slack) -> Point:
+        """The point of a rule, or of an alternative that is already chosen, in a context.
+
+        Args:
+            what: The rule or the alternative.
+            context: Where it stands.
+            scale: How often what is derived here counts in the whole, per capped measure.
+        """
+        rule = what if isinstance(what, str) else what.rule
+        context = self._contexts.view(rule, context)
+        key = (what, context, scale)
+        found = self._points.get(key)
+        if found is None:
+            alternatives: Sequence[Alternative] = ()
+            if isinstance(what, str):
+                options = self._options(what, context)
+                alternatives, probabilities = options.alternatives, options.probabilities
+            else:
+                alternatives, probabilities = (what,), (1.0,)
+            deltas: list[Slack] = [()] * len(alternatives)
+            if self._budget is not None:
+                least = self._budget.least(what, context)
+                costs = [self._budget.least(alternative, context) for alternative in alternatives]
+                deltas = [_delta(cost, least, scale) for cost in costs]
+            found = Point(rule, context, (), alternatives, probabilities, deltas, scale, None)
+            self._points[key] = found
+        return found
+
+    def link(self, point: Point, index: int) -> None:
+        """Make, once, what follows an alternative of a point."""
+        alternative = point.alternatives[index]
+        plan = point.plan
+        if isinstance(plan, _Plan):
+            scopes = plan.scopes
+            if not self._is_block(alternative):
+                above = scopes[plan.setting.scope]
+                scopes = (*scopes, self._contexts.below(alternative, above))
+            self._follow(point, index, plan.frame, scopes, plan.branches[index])
+            return
+        scopes = (self._contexts.below(alternative, point.context),)
+        if self._budget is None:
+            frame = Frame(alternative, point.context, {})
+            self._follow(point, index, frame, scopes, self._without_cost(alternative))
+        else:
+            frame, tree = self._budget.frame(alternative, point.context)
+            self._follow(point, index, frame, scopes, tree)
+
+    def _is_block(self, alternative: Alternative) -> bool:
+        return self._budget is not None and self._budget.has_cost(alternative)
+
+    def _without_cost(self, alternative: Alternative) -> Leaf:
+        found = self._plain.get(alternative)
+        if found is None:
+            parts = (Part(r, 0, (i,), 0) for i, r in enumerate(alternative.references))
+            found = Leaf((Chosen(alternative, -1, (), 0),), tuple(parts), (), ())
+            self._plain[alternative] = found
+        return found
+
+    def _follow(
+        self,
+        point: Point,
+        index: int,
+        frame: Frame,
+        scopes: tuple[Context, ...],
+        tree: Setting | Leaf,
+    ) -> None:
+        if isinstance(tree, Leaf):
+            self._derive(point, index, scopes, tree)
+            return
+        parameter = self._parameter(frame, scopes, tree, point.scale)
+        point.heads[index] = ""
+        point.tails[index] = (parameter,)
+        point.routes[index] = (((), parameter),)
+
+    def _parameter(
+        self, frame: Frame, scopes: tuple[Context, ...], setting: Setting, scale: Slack
+    ) -> Point:
+        """The point of a parameter of a term that has a cost."""
+        context = self._contexts.view(setting.rule, scopes[setting.scope])
+        options = self._options(setting.rule, context)
+        weights = dict(zip(options.alternatives, options.probabilities, strict=True))
+        least = frame.values[id(setting)]
+        assert least is not None
+        alternatives: list[Alternative] = []
+        branches: list[Setting | Leaf] = []
+        deltas: list[Slack] = []
+        for alternative, branch in setting.branches:
+            value = frame.values[id(branch)]
+            if value is not None and alternative in weights:
+                alternatives.append(alternative)
+                branches.append(branch)
+                deltas.append(_delta(value, least, scale))
+        total = sum(weights[a] for a in alternatives)
+        probabilities = [weights[a] / total for a in alternatives]
+        plan = _Plan(frame, scopes, setting, branches)
+        return Point(
+            setting.rule, context, setting.route, alternatives, probabilities, deltas, scale, plan
+        )
+
+    def _derive(self, point: Point, index: int, scopes: tuple[Context, ...], leaf: Leaf) -> None:
+        """Text, nodes and points that follow when all parameters of a term are chosen."""
+        scale = tuple(s * m for s, m in zip(point.scale, leaf.scale, strict=True))
+        emits: list[Emit] = []
+        texts: list[str] = []
+        tail: list[Point | str] = []
+        routes: list[tuple[Route, Point]] = []
+
+        def flush() -> None:
+            text = self._write(texts)
+            if not tail and point.heads[index] is None:
+                point.heads[index] = text
+                point.emits[index] = tuple(emits)
+            elif emits:
+                tail.append(_due(text, tuple(emits), point))
+            elif text:
+                tail.append(text)
+            texts.clear()
+            emits.clear()
+
+        for piece in self._pieces(leaf):
+            if isinstance(piece, str):
+                texts.append(piece)
+            elif isinstance(piece, Part):
+                flush()
+                part = self.point(piece.what, scopes[piece.scope], scale)
+                tail.append(part)
+                routes.append((piece.route, part))
+            else:
+                emits.append(piece)
+        flush()
+        point.tails[index] = tuple(reversed(tail))
+        point.routes[index] = tuple(reversed(routes))
+
+    def _pieces(self, leaf: Leaf) -> Iterator[str | Emit | Part]:
+        """A setting in the order of its text: alternatives before their own text, blocks."""
+        at: dict[Route, Chosen | Part] = {each.route: each for each in leaf.chosen}
+        at.update((part.route, part) for part in leaf.parts)
+        stack: list[str | Chosen | Part] = [leaf.chosen[0]]
+        while stack:
+            top = stack.pop()
+            if not isinstance(top, Chosen):
+                yield top
+                continue
+            texts = self._texts(top.alternative)
+            arity = len(texts) - 1
+            yield top.alternative, arity
+            for child in reversed(range(arity)):
+                stack += (texts[child + 1], at[(*top.route, child)])
+            yield texts[0]
+
+    def _texts(self, alternative: Alternative) -> tuple[str, ...]:
+        found = self._fragments.get(alternative)
+        if found is None:
+            found = self._fragments[alternative] = fragments(alternative)
+        return found
+
+    def sample(self, rng: Random) -> Derivation:
+        """Draw a derivation, from the start rule down: every choice by its probabilities."""
+        if len(self.slack) > 1:
+            return self._sample_under_caps(rng)
+        random = rng.random
+        slack = self.slack[0] if self.slack else 0
+        stack: list[Point | str] = [self.start]
+        pop = stack.pop
+        parts: list[str] = []
+        write = parts.append
+        order: list[Emit] = []
+        while stack:
+            top = pop()
+            if isinstance(top, str):
+                write(top)
+                continue
+            if slack < top.span:
+                i = top.pick(slack, random())
+            else:
+                i = bisect_right(top.cumulative, random())
+            head = top.heads[i]
+            if head is None:
+                self.link(top, i)
+                head = top.heads[i] or ""
+            slack -= top.spends[i]
+            write(head)
+            order += top.emits[i]
+            stack += top.tails[i]
+        return self._finished(order, parts)
+
+    def _sample_under_caps(self, rng: Random) -> Derivation:
+        """As `sample`, for several caps."""
+        slack = self.slack
+
+        def choose(point: Point) -> int:
+            nonlocal slack
+            legal = point.affordable(slack)
+            i = legal[bisect_right(point.renormalised(legal)[1], rng.random())]
+            slack = spend(slack, point.deltas[i])
+            return i
+
+        return self.derive(choose)
+
+    def derive(self, choose: Callable[[Point], int]) -> Derivation:
+        """The derivation that follows when `choose` takes every choice, in the order of `sample`.
+
+        Args:
+            choose: Given a point, the index of an alternative.
+        """
+        stack: list[Point | str] = [self.start]
+        parts: list[str] = []
+        order: list[Emit] = []
+        while stack:
+            top = stack.pop()
+            if isinstance(top, str):
+                parts.append(top)
+                continue
+            i = 0 if top.fixed else choose(top)
+            if top.heads[i] is None:
+                self.link(top, i)
+            parts.append(top.heads[i] or "")
+            order += top.emits[i]
+            stack += top.tails[i]
+        return self._finished(order, parts)
+
+    def _finished(self, order: list[Emit], parts: list[str]) -> Derivation:
+        nodes: list[Node] = []  # finished, the leftmost on top
+        pop = nodes.pop
+        for alternative, arity in reversed(order):
+            if arity == 0:
+                nodes.append(Node(alternative))
+            elif arity == 1:
+                nodes.append(Node(alternative, (pop(),)))
+            elif arity == 2:
+                nodes.append(Node(alternative, (pop(), pop())))
+            else:
+                nodes.append(Node(alternative, tuple([pop() for _ in range(arity)])))
+        derivation = Derivation(pop())
+        derivation.__dict__["text"] = self._write(parts)  # what the cached property would write
+        return derivation
+
+
+def spend(slack: Slack, delta: Slack) -> Slack:
+    """What is left of the slack."""
+    return tuple(left - spent for left, spent in zip(slack, delta, strict=True))
+
+
+def _delta(cost: Slack, least: Slack, scale: Slack) -> Slack:
+    return tuple(s * (c - m) for c, m, s in zip(cost, least, scale, strict=True))
+
+
+def _due(text: str, emits: tuple[Emit, ...], like: Point) -> Point:
+    """Text and nodes that follow a block of the same term: a point without a choice."""
+    nothing = (0,) * len(like.scale)
+    due = Point(like.rule, like.context, (), (emits[0][0],), (1.0,), (nothing,), like.scale, None)
+    due.heads[0], due.emits[0], due.fixed = text, emits, True
+    return due
