@@ -8,6 +8,7 @@ import logging
 import os
 import tempfile
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,6 +19,9 @@ from ray.tune.search import Searcher
 from nas.errors import NasError, UsageError
 from nas.executors.job import Job, JobFunction, JobResult, JobSource, guarded, run_job
 
+MAX_LOSSES = 6
+"""So many workers dead in a row, with no result in between, end the run: something is wrong here."""
+
 _QUIET = {
     # Tune's own records of a run: loggers per trial, snapshots of the experiment. The study has it.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -25,7 +29,7 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ctrl-C ends the run at once: what is running continues from its checkpoint on resume.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "RAY_AIR_NEW_OUTPUT": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -55,9 +59,11 @@ def run(
     """
     os.environ.update({k: v for k, v in _QUIET.items() if k not in os.environ})
     _connect(address, workers, gpus)
-    searcher = StudySearcher(source)
+    # A worker's death is reported by the study, in a line.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         with tempfile.TemporaryDirectory(prefix="nas-ray-") as scratch:
+            searcher = StudySearcher(source, Path(scratch) / "study")
             tuner = tune.Tuner(
                 tune.with_resources(_trainable(job_function), {"cpu": 1, "gpu": gpus}),
                 tune_config=tune.TuneConfig(
@@ -83,7 +89,7 @@ def run(
                 tuner.fit()
             except Exception as error:
                 if searcher.failure is None:
-                    raise NasError(f"Ray Tune stopped: {_last_line(error)}") from error
+                    raise NasError(f"Ray Tune stopped: {last_line(str(error))}") from error
             if searcher.failure is not None:
                 raise searcher.failure
     finally:
@@ -117,7 +123,7 @@ def _connect(address: str | None, workers: int, gpus: float) -> None:
         ) from error
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"the Ray cluster at {address}" if address else "a local Ray"
-        raise UsageError(f"cannot reach {where}: {_last_line(error)}") from error
+        raise UsageError(f"cannot reach {where}: {last_line(str(error))}") from error
     total = ray.cluster_resources()
     if total.get("CPU", 0) < 1 or total.get("GPU", 0) < gpus:
         raise UsageError(
@@ -134,11 +140,14 @@ class StudySearcher(Searcher):
 
     Args:
         source: The study's driver, or its final comparison.
+        logs: Tune's folder of this run, where it writes why a worker died.
     """
 
-    def __init__(self, source: JobSource) -> None:
+    def __init__(self, source: JobSource, logs: Path) -> None:
         super().__init__(metric="score", mode="max")
         self._source = source
+        self._logs = logs
+        self._losses = 0
         self._jobs: dict[str, Job] = {}
         self.failure: Exception | None = None
 
@@ -163,12 +172,24 @@ class StudySearcher(Searcher):
             return
         try:
             if error:
-                self._source.lost(job, "its process or node died")
+                self._lose(job, trial_id)
             elif result is not None and "result" in result:
+                self._losses = 0
                 self._source.tell(job, JobResult.from_json(result["result"]))
         except Exception as failure:
             self.failure = failure
             raise
+
+    def _lose(self, job: Job, trial_id: str) -> None:
+        """Give back a job whose worker died; when every worker dies, no job is to blame."""
+        try:
+            why = last_line((self._logs / trial_id / "error.txt").read_text(errors="replace"))
+        except OSError:
+            why = "its process or node died"
+        self._losses += 1
+        self._source.lost(job, why)
+        if self._losses >= MAX_LOSSES:
+            raise NasError(f"{self._losses} workers died one after the other, the last of: {why}")
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is the record."""
@@ -201,6 +222,7 @@ def _trainable(job_function: JobFunction) -> type:
     return Worker
 
 
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def last_line(text: str) -> str:
+    """The last line of a trace, which says what went wrong."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
