@@ -196,7 +196,7 @@ def run_study(
                 messages,
             ) as progress:
                 shown.append(progress)
-                execute(driver, workers=count, address=ray)
+                execute(driver, workers=count, address=ray, folder=study.folder)
             standing = Standing.of(driver.history, zoo)
             entries = finalists(standing)
             if final_seeds and entries:
@@ -206,7 +206,7 @@ def run_study(
                         f"final comparison: {finals.total} retrainings from fresh seeds",
                         markup=False,
                     )
-                    execute(finals, workers=count, address=ray)
+                    execute(finals, workers=count, address=ray, folder=study.folder)
     except KeyboardInterrupt:
         messages.print(f"interrupted; nothing is lost: nas resume {study.name}", markup=False)
         raise

@@ -1,6 +1,7 @@
 """Which executor runs a study, and with how many workers."""
 
 import os
+from pathlib import Path
 
 from nas.executors.job import JobFunction, JobSource, run_job
 
@@ -21,6 +22,7 @@ def execute(
     *,
     workers: int,
     address: str | None = None,
+    folder: Path | None = None,
     job_function: JobFunction = run_job,
 ) -> None:
     """Run all jobs of a source: in this process for one worker, else with Ray.
@@ -29,6 +31,7 @@ def execute(
         source: The driver of a study, or its final comparison.
         workers: Jobs at a time.
         address: A Ray cluster; None: this machine.
+        folder: The study's folder, where an executor may keep files while it runs.
         job_function: What runs a job.
 
     Raises:
@@ -49,4 +52,11 @@ def execute(
         from nas.executors import ray
 
         gpus = min(1.0, torch.cuda.device_count() / workers) if address is None else 0.0
-        ray.run(source, workers=workers, address=address, gpus=gpus, job_function=job_function)
+        ray.run(
+            source,
+            workers=workers,
+            address=address,
+            gpus=gpus,
+            folder=folder,
+            job_function=job_function,
+        )

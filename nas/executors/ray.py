@@ -6,6 +6,7 @@ study decides what is next and is the only record: nothing of Ray's own state is
 
 import logging
 import os
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from nas.errors import NasError, UsageError
 from nas.executors.job import Job, JobFunction, JobResult, JobSource, guarded, run_job
 
 MAX_LOSSES = 6
-"""So many workers dead in a row, with no result in between, end the run: something is wrong here."""
+"""So many workers dead in a row, with no result in between, end the run: all would die."""
 
 _QUIET = {
     # Tune's own records of a run: loggers per trial, snapshots of the experiment. The study has it.
@@ -41,6 +42,7 @@ def run(
     workers: int,
     address: str | None = None,
     gpus: float = 0.0,
+    folder: Path | None = None,
     job_function: JobFunction = run_job,
 ) -> None:
     """Execute a study's jobs until it is done.
@@ -50,6 +52,7 @@ def run(
         workers: Jobs at a time.
         address: A Ray cluster (`host:6379`, `ray://host:10001`, `auto`); None: this machine.
         gpus: GPUs a job takes, e.g. 1.0, or 0.5 for two jobs on one.
+        folder: Where Tune keeps files while it runs; all nodes of a cluster must see it.
         job_function: What a worker runs.
 
     Raises:
@@ -58,11 +61,16 @@ def run(
         KeyboardInterrupt: Interrupted; the record is complete, running jobs continue on resume.
     """
     os.environ.update({k: v for k, v in _QUIET.items() if k not in os.environ})
+    if folder is not None:
+        folder = folder.absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".ray-*"):  # by a driver that was killed
+            shutil.rmtree(left, ignore_errors=True)
     _connect(address, workers, gpus)
     # A worker's death is reported by the study, in a line.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
-        with tempfile.TemporaryDirectory(prefix="nas-ray-") as scratch:
+        with tempfile.TemporaryDirectory(prefix=".ray-", dir=folder) as scratch:
             searcher = StudySearcher(source, Path(scratch) / "study")
             tuner = tune.Tuner(
                 tune.with_resources(_trainable(job_function), {"cpu": 1, "gpu": gpus}),
