@@ -4,8 +4,8 @@ The rules, and the file as Lark reads it, are both tested with Lark's own LALR(1
 as an error what Lark resolves by itself (it prefers to read on).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations, product
 
 from lark import Lark
 from lark.common import ParserConf
@@ -89,20 +89,36 @@ def check_words(rules: Rules, comments: Iterable[str]) -> None:
             if word.startswith(comment):
                 message = f"`{word}` begins a comment: ignore other comments, or use another word"
                 raise SpaceError(message, location)
-    inner = {word[i : i + 2]: word for word in (*words, *starts) for i in range(len(word) - 1)}
+    longer = _longer({*words, *starts})
     edges = _Edges(rules)
     for alternatives in rules.values():
         for alternative in alternatives:
-            for last, first in edges.meetings(alternative):
-                # A space is written between two words and after a comma.
-                if last == "," or (_in_word(last) and _in_word(first)):
-                    continue
-                if last + first in inner:
-                    message = (
-                        f"a part ends with `{last}`, the next begins with `{first}`: together they "
-                        f"look like `{inner[last + first]}`; use other signs, or brackets between"
-                    )
-                    raise SpaceError(message, alternative.location)
+            for last, first in edges.meetings(alternative, longer):
+                for word in longer[last]:
+                    rest = word[len(last) :]
+                    if rest.startswith(first) or first.startswith(rest):
+                        message = (
+                            f"`{last}` followed by `{first}` would be read as `{word}`: "
+                            "use other signs, or brackets between the parts"
+                        )
+                        raise SpaceError(message, alternative.location)
+
+
+def _longer(words: Iterable[str]) -> dict[str, list[str]]:
+    """For each word, those that begin with it and could be read in its place.
+
+    A space is written between what ends and what begins like a word, and after a comma, so that
+    `4` before `8` is not read as `48`.
+    """
+    known = sorted(words)
+    found: dict[str, list[str]] = {}
+    for word in known:
+        for end in range(1, len(word)):
+            start = word[:end]
+            together = _in_word(start[-1]) and _in_word(word[end])
+            if not together and start != ",":
+                found.setdefault(start, []).append(word)
+    return found
 
 
 def _analysed(
@@ -163,7 +179,7 @@ def _in_word(character: str) -> bool:
 
 
 class _Edges:
-    """The characters that each rule's texts can begin and end with."""
+    """The words that each rule's texts can begin and end with."""
 
     def __init__(self, rules: Rules) -> None:
         self._empty: set[str] = set()
@@ -183,9 +199,9 @@ class _Edges:
         if all(self._can_be_empty(symbol) for symbol in symbols):
             self._empty.add(name)
         for symbol in self._reached(symbols):
-            self._first[name] |= self._of(symbol, self._first, 0)
+            self._first[name] |= _edge(symbol, self._first)
         for symbol in self._reached(symbols[::-1]):
-            self._last[name] |= self._of(symbol, self._last, -1)
+            self._last[name] |= _edge(symbol, self._last)
 
     def _can_be_empty(self, symbol: Symbol) -> bool:
         return not isinstance(symbol, Literal) and symbol.rule in self._empty
@@ -196,13 +212,21 @@ class _Edges:
             if not self._can_be_empty(symbol):
                 return
 
-    def _of(self, symbol: Symbol, edges: Mapping[str, set[str]], end: int) -> set[str]:
-        return {symbol.text[end]} if isinstance(symbol, Literal) else edges[symbol.rule]
+    def meetings(
+        self, alternative: Alternative, lasts: Container[str]
+    ) -> Iterator[tuple[str, str]]:
+        """Pairs of words that can meet between two parts of an alternative.
 
-    def meetings(self, alternative: Alternative) -> Iterator[tuple[str, str]]:
-        """Pairs of characters that can meet between two parts of an alternative."""
+        Args:
+            alternative: The alternative.
+            lasts: The words that matter as the first of a pair.
+        """
         for i, symbol in enumerate(alternative.symbols):
-            for other in self._reached(alternative.symbols[i + 1 :]):
-                for last in self._of(symbol, self._last, -1):
-                    for first in self._of(other, self._first, 0):
-                        yield last, first
+            ends = [word for word in _edge(symbol, self._last) if word in lasts]
+            if ends:
+                for other in self._reached(alternative.symbols[i + 1 :]):
+                    yield from product(sorted(ends), sorted(_edge(other, self._first)))
+
+
+def _edge(symbol: Symbol, edges: Mapping[str, set[str]]) -> set[str]:
+    return {symbol.text} if isinstance(symbol, Literal) else edges[symbol.rule]

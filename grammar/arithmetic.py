@@ -194,7 +194,8 @@ class ExpressionCompiler(Transformer[Token, Code]):
 
     def number(self, token: Token) -> Code:
         """A literal."""
-        return constant(int(token) if token.isdigit() else float(token))
+        value = int(token) if token.isdigit() else float(token)
+        return constant(checked(lambda context: value, {}, token))
 
     def true(self) -> Code:
         """The literal."""

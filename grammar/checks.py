@@ -25,15 +25,22 @@ def check_endings(rules: Rules) -> None:
         for name, alternatives in rules.items():
             if any(ending.issuperset(alternative.references) for alternative in alternatives):
                 ending.add(name)
-    for name, alternatives in rules.items():
-        if name not in ending:
-            message = f"rule `{name}` never ends: add an alternative without {_cause(name, rules)}"
-            raise SpaceError(message, alternatives[0].location)
+    endless = [name for name in rules if name not in ending]
+    for name in endless:
+        if name in _reached(name, rules):
+            message = f"rule `{name}` never ends: add an alternative that does not need it again"
+            raise SpaceError(message, rules[name][0].location)
 
 
-def _cause(name: str, rules: Rules) -> str:
-    needed = {reference for a in rules[name] for reference in a.references}
-    return f"`{name}`" if name in needed else "what leads back to it"
+def _reached(name: str, rules: Rules) -> set[str]:
+    """The rules that a rule leads to, itself only if it leads back to itself."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        for alternative in rules[waiting.pop()]:
+            waiting += set(alternative.references) - found
+            found.update(alternative.references)
+    return found
 
 
 def check_start(rules: Rules, start: str) -> None:

@@ -127,6 +127,9 @@ def _rule(name: str, title: str, definition: Definition, scope: Scope) -> RuleSo
 
 
 def _extend(rule: RuleSource, definition: Definition, scope: Scope) -> None:
+    if rule.parameters and rule.scope is not scope:
+        message = f"Lark cannot extend the imported template `{definition.name}`: `%override` it"
+        raise SpaceError(message, scope.at(definition.line))
     if definition.parameters != rule.parameters:
         message = f"`%extend {definition.name}`: it takes the parameters {rule.parameters}"
         raise SpaceError(message, scope.at(definition.line))

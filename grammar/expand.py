@@ -12,57 +12,32 @@ hold None where it is absent, a term holds nothing.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice, product
 
-from nas.grammar.arithmetic import constant
 from nas.grammar.definitions import Definitions, RuleSource, Scope, close_to
+from nas.grammar.drafts import (
+    Draft,
+    Number,
+    Part,
+    Place,
+    fixed,
+    times,
+    with_numbers,
+    without_numbers,
+)
 from nas.grammar.errors import Location, SpaceError
-from nas.grammar.expression import Expression, parse_expression
-from nas.grammar.pragma import IntRange, Pragma
-from nas.grammar.rules import Alternative, Literal, Reference, Symbol
+from nas.grammar.expression import Expression
+from nas.grammar.inlining import settle
+from nas.grammar.pragma import Pragma
+from nas.grammar.repetition import MAX_REPEAT, MAX_VARIANTS, repetitions, variants
+from nas.grammar.rules import Alternative, Literal, Reference
 from nas.grammar.syntax_tree import Group, Instance, Item, Name, Option, Quoted, Repeat
 from nas.grammar.terminals import NUMBER, TEXT, unquote
 
-MAX_REPEAT = 64  # of `x ~ n..m`
 MAX_SYMBOLS = 256  # of an alternative
-MAX_VARIANTS = 1_000  # of a rule, once Lark has multiplied its groups out
 MAX_ALTERNATIVES = 20_000  # of a space
 MAX_INSTANCES = 200  # of templates
-MAX_CASES = 64  # of an alternative of a `?rule`
-REPEAT = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class _Number:
-    """A terminal that stands for a number, until `int A..B` says which."""
-
-    kept: bool
-
-
-_Part = Symbol | _Number
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where items stand: what their names mean, and what their alternative says."""
-
-    rule: str
-    scope: Scope
-    keeps_tokens: bool
-    bindings: Mapping[str, _Part]
-    repeat: Expression | None = None
-
-
-@dataclass(eq=False, slots=True)
-class _Draft:
-    """An alternative whose rule may still turn out to be inlined."""
-
-    alternative: Alternative
-    option: Option
-    place: _Place
-    inlines_one: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -74,10 +49,11 @@ class Expander:
     """
 
     definitions: Definitions
-    _drafts: dict[str, list[_Draft]] = field(default_factory=dict)
+    _drafts: dict[str, list[Draft]] = field(default_factory=dict)
     _waiting: deque[Callable[[], None]] = field(default_factory=deque)
-    _instances: dict[str, tuple[_Part, ...]] = field(default_factory=dict)
+    _instances: dict[str, tuple[Part, ...]] = field(default_factory=dict)
     _used: set[str] = field(default_factory=set)
+    _count: int = 0
 
     def expand(self, start: str) -> dict[str, tuple[Alternative, ...]]:
         """Every rule that the start rule reaches, in the order it reaches them.
@@ -87,16 +63,15 @@ class Expander:
         """
         self._rule(start)
         self._work()
-        self._settle_inlined()
+        drafts = settle(self._drafts, self._case)
         rules: dict[str, tuple[Alternative, ...]] = {}
         waiting = deque([start])
         while waiting:
             name = waiting.popleft()
             if name in rules:
                 continue
-            drafts = self._drafts[name]
             rules[name] = tuple(
-                replace(draft.alternative, index=i) for i, draft in enumerate(drafts)
+                replace(draft.alternative, index=i) for i, draft in enumerate(drafts[name])
             )
             for alternative in rules[name]:
                 waiting.extend(alternative.references)
@@ -110,8 +85,6 @@ class Expander:
     def _work(self) -> None:
         while self._waiting:
             self._waiting.popleft()()
-            if sum(map(len, self._drafts.values())) > MAX_ALTERNATIVES:
-                raise SpaceError(f"more than {MAX_ALTERNATIVES} alternatives in all")
 
     # Rules
 
@@ -123,22 +96,24 @@ class Expander:
             self._waiting.append(lambda: self._reduce(name, rule, {}))
         return Reference(name)
 
-    def _reduce(self, name: str, rule: RuleSource, bindings: Mapping[str, _Part]) -> None:
+    def _reduce(self, name: str, rule: RuleSource, bindings: Mapping[str, Part]) -> None:
         inlined = rule.name.startswith("_")
-        variants = sum(_variants(option.items) for option, _ in rule.options)
-        if variants > MAX_VARIANTS:
-            message = f"`{rule.title}` multiplies out to {variants} alternatives: split it"
+        if sum(variants(option.items) for option, _ in rule.options) > MAX_VARIANTS:
+            message = f"`{rule.title}` multiplies out to over {MAX_VARIANTS} alternatives: split it"
             raise SpaceError(message, rule.location)
         for option, scope in rule.options:
+            location = scope.at(option.line)
             if option.alias is not None and inlined:
-                message = (
-                    f"`{rule.title}` is inlined: it cannot have an alias, drop `->` or the `_`"
-                )
-                raise SpaceError(message, scope.at(option.line))
+                message = f"`{rule.title}` is inlined and has no alias: drop the `->`, or its `_`"
+                raise SpaceError(message, location)
+            alone = rule.inlines_one and option.alias is None
+            if (inlined or alone) and any(isinstance(i, Group) for i in repetitions(option.items)):
+                message = "Lark counts an absent `[x]` as a child here: write `(x)?` instead"
+                raise SpaceError(message, location)
         self._drafts[name] = self._alternatives(
             name,
             rule.options,
-            _Place(name, rule.scope, rule.keeps_tokens, bindings),
+            Place(name, rule.scope, rule.keeps_tokens, bindings),
             None if inlined else rule.title,
             rule.inlines_one,
         )
@@ -147,32 +122,35 @@ class Expander:
         self,
         name: str,
         options: Sequence[tuple[Option, Scope]],
-        place: _Place,
+        place: Place,
         title: str | None,
         inlines_one: bool = False,
-    ) -> list[_Draft]:
+    ) -> list[Draft]:
         pragmas = [scope.pragmas.of.get(option) for option, scope in options]
         weighted = [pragma is not None and pragma.weight is not None for pragma in pragmas]
         if any(weighted) and not all(weighted):
             option, scope = options[weighted.index(False)]
             message = "the other alternatives have a weight: write one here too, as in `//@ 1`"
             raise SpaceError(message, scope.at(option.end_line))
-        drafts: list[_Draft] = []
+        drafts: list[Draft] = []
         for (option, scope), found in zip(options, pragmas, strict=True):
             pragma = found or Pragma(scope.at(option.line))
-            if pragma.repeat is not None and not _has_repetition(option.items):
+            if pragma.repeat is not None and not any(repetitions(option.items)):
                 message = "`repeat` belongs to an alternative with `*`, `+`, `?` or `[ ]`: drop it"
                 raise SpaceError(message, pragma.location)
             here = replace(place, scope=scope, repeat=pragma.repeat or place.repeat)
             parts = self._sequence(option.items, here)
-            for symbols, share in _with_numbers(parts, pragma.int_range, scope, option):
-                weight = pragma.weight or _fixed(1, scope.at(option.line))
+            bodies = with_numbers(parts, pragma.int_range, scope.at(option.line))
+            weight = pragma.weight or fixed(1, scope.at(option.line))
+            if len(bodies) > 1:
+                weight = times(weight, f"1 / {len(bodies)}")
+            for symbols in bodies:
                 alternative = Alternative(
                     name,
                     0,
                     symbols,
                     option.alias or title,
-                    _times(weight, f"1 / {share}" if share > 1 else None),
+                    weight,
                     pragma.where,
                     pragma.lets,
                     scope.at(option.line),
@@ -180,19 +158,28 @@ class Expander:
                 )
                 _check_flags(alternative, pragma.location)
                 inlines = inlines_one and option.alias is None
-                drafts.append(_Draft(alternative, option, here, inlines))
+                drafts.append(Draft(alternative, option, here, inlines))
+        self._count += len(drafts)
+        if self._count > MAX_ALTERNATIVES:
+            message = f"more than {MAX_ALTERNATIVES} alternatives in all: narrow the `int` ranges"
+            raise SpaceError(message, drafts[0].alternative.location)
         return drafts
+
+    def _case(self, items: Sequence[Item], place: Place) -> list[Part]:
+        parts = self._sequence(items, place)
+        self._work()
+        return parts
 
     # What an alternative is made of
 
-    def _sequence(self, items: Iterable[Item], place: _Place) -> list[_Part]:
+    def _sequence(self, items: Iterable[Item], place: Place) -> list[Part]:
         parts = [part for item in items for part in self._item(item, place)]
         if len(parts) > MAX_SYMBOLS:
             message = f"more than {MAX_SYMBOLS} parts in an alternative: split it"
             raise SpaceError(message, place.scope.at(next(iter(items)).line))
         return parts
 
-    def _item(self, item: Item, place: _Place) -> list[_Part]:
+    def _item(self, item: Item, place: Place) -> list[Part]:
         location = place.scope.at(item.line)
         if isinstance(item, Quoted):
             return [Literal(unquote(item, location), place.keeps_tokens)]
@@ -207,7 +194,7 @@ class Expander:
             return [self._optional(inner, place, location)] if item.optional else inner
         raise SpaceError(_NO_GENERATOR.format(item.text), location)
 
-    def _name(self, item: Name, place: _Place, location: Location) -> _Part:
+    def _name(self, item: Name, place: Place, location: Location) -> Part:
         bound = place.bindings.get(item.text)
         if bound is not None:
             if isinstance(bound, Reference):
@@ -231,10 +218,10 @@ class Expander:
         if terminal.kind == TEXT:
             return Literal(terminal.text, kept)
         if terminal.kind == NUMBER:
-            return _Number(kept)
+            return Number(kept)
         raise SpaceError(_NO_GENERATOR.format(item.text), location)
 
-    def _instance(self, item: Instance, place: _Place, location: Location) -> Reference:
+    def _instance(self, item: Instance, place: Place, location: Location) -> Reference:
         name = place.scope.qualify(item.name)
         rule = self.definitions.rules.get(name)
         if rule is None or not rule.parameters:
@@ -261,7 +248,7 @@ class Expander:
 
     # Groups and repetitions
 
-    def _helper(self, place: _Place, kind: str, make: Callable[[str], list[_Draft]]) -> Reference:
+    def _helper(self, place: Place, kind: str, make: Callable[[str], list[Draft]]) -> Reference:
         number = 0
         while (name := f"__{place.rule}_{kind}_{number}") in self._drafts:
             number += 1
@@ -271,24 +258,24 @@ class Expander:
 
     def _choice(
         self,
-        place: _Place,
+        place: Place,
         kind: str,
         location: Location,
-        bodies: Callable[[str], Iterable[tuple[Sequence[_Part], Expression]]],
+        bodies: Callable[[str], Iterable[tuple[Sequence[Part], Expression]]],
     ) -> Reference:
-        def make(name: str) -> list[_Draft]:
-            return [
-                _Draft(
-                    Alternative(name, 0, _plain(parts, location), None, weight, None, (), location),
-                    Option((), None, location.line, location.line),
-                    place,
-                )
-                for parts, weight in bodies(name)
-            ]
+        empty = Option((), None, location.line, location.line)
+
+        def make(name: str) -> list[Draft]:
+            made = []
+            for parts, weight in bodies(name):
+                symbols = without_numbers(parts, location)
+                plain = Alternative(name, 0, symbols, None, weight, None, (), location)
+                made.append(Draft(plain, empty, place))
+            return made
 
         return self._helper(place, kind, make)
 
-    def _group(self, group: Group, place: _Place) -> list[_Part]:
+    def _group(self, group: Group, place: Place) -> list[Part]:
         for option in group.options:
             if option.alias is not None:
                 message = f"`-> {option.alias}` inside brackets: write a rule of its own"
@@ -301,22 +288,17 @@ class Expander:
         )
         return [inner]
 
-    def _odds(self, place: _Place, location: Location) -> tuple[Expression, Expression]:
-        """Weights of stopping and of going on."""
-        p = place.repeat or _fixed(REPEAT, location)
-        return parse_expression(f"1 - ({p})", p.location), p
-
-    def _optional(self, parts: Sequence[_Part], place: _Place, location: Location) -> Reference:
-        stop, more = self._odds(place, location)
+    def _optional(self, parts: Sequence[Part], place: Place, location: Location) -> Reference:
+        stop, more = place.odds(location)
         return self._choice(place, "opt", location, lambda _: [((), stop), (parts, more)])
 
-    def _repeat(self, item: Repeat, place: _Place, location: Location) -> list[_Part]:
+    def _repeat(self, item: Repeat, place: Place, location: Location) -> list[Part]:
         inner = self._item(item.item, place)
         if item.operator == "?":
             return [self._optional(inner, place, location)]
         if item.operator in "*+":
-            stop, more = self._odds(place, location)
-            first: Sequence[_Part] = inner if item.operator == "+" else ()
+            stop, more = place.odds(location)
+            first: Sequence[Part] = inner if item.operator == "+" else ()
             kind = "plus" if item.operator == "+" else "star"
             return [
                 self._choice(
@@ -329,78 +311,17 @@ class Expander:
         if not 0 <= item.low <= item.high <= MAX_REPEAT or item.high == 0:
             message = f"`~ {item.low}..{item.high}`: from 0 to {MAX_REPEAT}, the smaller one first"
             raise SpaceError(message, location)
-        if item.low == item.high:
-            return inner * item.low
         if len(inner) * item.high > MAX_SYMBOLS:
             raise SpaceError(f"more than {MAX_SYMBOLS} parts in an alternative: split it", location)
+        if item.low == item.high:
+            return inner * item.low
         counts = range(item.low, item.high + 1)
-        one = _fixed(1, location)
+        one = fixed(1, location)
         return [
             self._choice(
                 place, "times", location, lambda _: [(inner * count, one) for count in counts]
             )
         ]
-
-    # `?rule`: inlined when it has one child
-
-    def _settle_inlined(self) -> None:
-        counts = self._child_counts()
-        for name in list(self._drafts):
-            settled: list[_Draft] = []
-            for draft in self._drafts[name]:
-                settled += self._settle(name, draft, counts)
-            self._drafts[name] = settled
-
-    def _settle(
-        self, name: str, draft: _Draft, counts: Mapping[str, frozenset[int]]
-    ) -> list[_Draft]:
-        found = _sums(draft.alternative, counts)
-        if not draft.inlines_one or 1 not in found:
-            return [draft]
-        if found == {1}:
-            draft.alternative = replace(draft.alternative, name=None)
-            return [draft]
-        # Sometimes one child, sometimes more: one alternative for each case.
-        alternative, place = draft.alternative, draft.place
-        repeat = place.repeat or _fixed(REPEAT, alternative.location)
-        message = f"whether `?{name}` has one child is not plain here: write it without `?`"
-        if repeat.names & {let for let, _ in alternative.lets}:
-            raise SpaceError(message, alternative.location)
-        variants = list(islice(_cases(draft.option.items, str(repeat)), MAX_CASES + 1))
-        if len(variants) > MAX_CASES:
-            raise SpaceError(message, alternative.location)
-        cases = []
-        for items, odds in variants:
-            parts = _plain(self._sequence(items, place), alternative.location)
-            weight = _times(alternative.weight, odds)
-            case = replace(alternative, symbols=parts, weight=weight)
-            cases.append(_Draft(case, draft.option, place))
-        self._work()
-        counts = self._child_counts()
-        for case_draft in cases:
-            found = _sums(case_draft.alternative, counts)
-            if found == {1}:
-                case_draft.alternative = replace(case_draft.alternative, name=None)
-            elif 1 in found:
-                raise SpaceError(message, alternative.location)
-        return cases
-
-    def _child_counts(self) -> dict[str, frozenset[int]]:
-        """How many children each rule gives its parent: 0, 1, or 2 for more."""
-        counts: dict[str, frozenset[int]] = dict.fromkeys(self._drafts, frozenset())
-        changed = True
-        while changed:
-            changed = False
-            for name, drafts in self._drafts.items():
-                found = counts[name].union(
-                    *(
-                        {1} if d.inlines_one or d.alternative.name else _sums(d.alternative, counts)
-                        for d in drafts
-                    )
-                )
-                changed |= found != counts[name]
-                counts[name] = found
-        return counts
 
 
 _NO_GENERATOR = (
@@ -408,61 +329,8 @@ _NO_GENERATOR = (
 )
 
 
-def _shown(part: Literal | _Number) -> str:
+def _shown(part: Literal | Number) -> str:
     return f'"{part.text}"' if isinstance(part, Literal) else "INT"
-
-
-def _fixed(value: float, location: Location) -> Expression:
-    return Expression(constant(value), location)
-
-
-def _times(weight: Expression, factor: str | None) -> Expression:
-    if factor is None:
-        return weight
-    return parse_expression(f"({weight}) * ({factor})", weight.location)
-
-
-def _sums(alternative: Alternative, counts: Mapping[str, frozenset[int]]) -> frozenset[int]:
-    totals = {0}
-    for symbol in alternative.symbols:
-        if isinstance(symbol, Reference):
-            each: Iterable[int] = counts[symbol.rule]
-        else:
-            each = (int(symbol.kept),)
-        totals = {min(total + more, 2) for total in totals for more in each}
-    return frozenset(totals)
-
-
-def _plain(parts: Sequence[_Part], location: Location) -> tuple[Symbol, ...]:
-    symbols = tuple(part for part in parts if not isinstance(part, _Number))
-    if len(symbols) != len(parts):
-        message = "INT inside brackets: write a rule of its own, as in `n: INT  //@ int 1..8`"
-        raise SpaceError(message, location)
-    return symbols
-
-
-def _with_numbers(
-    parts: Sequence[_Part], numbers: IntRange | None, scope: Scope, option: Option
-) -> Iterator[tuple[tuple[Symbol, ...], int]]:
-    """The alternative once for each number it may hold, with how many share its weight."""
-    places = [i for i, part in enumerate(parts) if isinstance(part, _Number)]
-    location = scope.at(option.line)
-    if not places:
-        if numbers is not None:
-            raise SpaceError("`int` belongs to an alternative with an INT: drop it", location)
-        yield _plain(parts, location), 1
-        return
-    if numbers is None:
-        message = "nothing says which numbers INT stands for: write `//@ int A..B` behind it"
-        raise SpaceError(message, location)
-    if len(places) > 1:
-        message = "two INT in one alternative: write a rule for each, as in `n: INT  //@ int 1..8`"
-        raise SpaceError(message, location)
-    (place,) = places
-    kept = parts[place].kept  # type: ignore[union-attr]
-    for value in numbers.values:
-        whole = [*parts[:place], Literal(str(value), kept), *parts[place + 1 :]]
-        yield _plain(whole, location), len(numbers.values)
 
 
 def _check_flags(alternative: Alternative, location: Location) -> None:
@@ -476,60 +344,3 @@ def _check_flags(alternative: Alternative, location: Location) -> None:
             raise SpaceError(f"`{word}` needs two parts to put in order: drop it", location)
     if alternative.identity and blocks:
         raise SpaceError("`identity` computes nothing, so it has no parts: drop it", location)
-
-
-def _repetitions(items: Iterable[Item]) -> Iterator[Item]:
-    for item in items:
-        if isinstance(item, Repeat):
-            if item.operator != "~":
-                yield item
-            yield from _repetitions([item.item])
-        elif isinstance(item, Group):
-            if item.optional:
-                yield item
-            for option in item.options:
-                yield from _repetitions(option.items)
-
-
-def _has_repetition(items: Iterable[Item]) -> bool:
-    return any(True for _ in _repetitions(items))
-
-
-def _variants(items: Iterable[Item]) -> int:
-    """How many alternatives Lark makes of one when it multiplies its groups out."""
-    total = 1
-    for item in items:
-        total = min(total * _item_variants(item), MAX_VARIANTS + 1)
-    return total
-
-
-def _item_variants(item: Item) -> int:
-    if isinstance(item, Group):
-        inner = sum(_variants(option.items) for option in item.options)
-        return inner + item.optional
-    if isinstance(item, Repeat):
-        inner = _item_variants(item.item)
-        if item.operator == "~":
-            counts = range(max(item.low, 0), min(item.high, MAX_REPEAT) + 1)
-            return sum(min(inner**count, MAX_VARIANTS + 1) for count in counts) or 1
-        return {"?": inner + 1, "*": 2, "+": 1}[item.operator]
-    return 1
-
-
-def _cases(items: Sequence[Item], p: str) -> Iterator[tuple[list[Item], str | None]]:
-    """An alternative with every optional part absent or there, and the probability of each."""
-    choices: list[list[tuple[list[Item], str | None]]] = []
-    for item in items:
-        if isinstance(item, Group) and item.optional:
-            there: Item = replace(item, optional=False)
-            choices.append([([], f"1 - ({p})"), ([there], p)])
-        elif isinstance(item, Repeat) and item.operator in "?*":
-            more = item.item if item.operator == "?" else replace(item, operator="+")
-            choices.append([([], f"1 - ({p})"), ([more], p)])
-        elif isinstance(item, Repeat) and item.operator == "+":
-            choices.append([([item.item], f"1 - ({p})"), ([item.item, item], p)])
-        else:
-            choices.append([([item], None)])
-    for case in product(*choices):
-        odds = [f"({factor})" for _, factor in case if factor is not None]
-        yield [item for part, _ in case for item in part], " * ".join(odds) or None

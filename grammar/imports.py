@@ -136,6 +136,9 @@ class _Loader:
                     names = {rule.title for rule in inner.rules.values()}
                     message = f"{file} has no `{there}`{close_to(there, names)}"
                     raise SpaceError(message, scope.at(lines[here]))
+                renamed = inner.rules.get(name)
+                if renamed is not None and there != here and not renamed.parameters:
+                    renamed.title = here  # as in Lark's tree, which calls templates by their own
             for name in (*inner.rules, *inner.terminals):
                 if name in found.rules or name in found.terminals:
                     raise SpaceError(f"`{name}` is defined twice: rename one", location)

@@ -265,7 +265,7 @@ def _deeper(items: Iterable[Item], line: int) -> int:
 
 
 _EXAMPLES = {  # after Lark's own messages
-    "a colon is missing, as in `rule: ...`": ["a\n", "A\n", "a A\n", "a->b\n"],
+    "a colon is missing, as in `rule: ...`": ["a\n", "A\n", 'a "b"\n', "a b\n"],
     "a bracket is not closed": ["a: (\n", "a: [\n", "a: (b\n", 'a: "x" (b\n'],
     "a bracket closes that was never opened": ["a: )\n", "a: b )\n", "a: b ]\n", "a: ]\n"],
     "a name is all lower case (a rule) or all upper case (a terminal)": ["Aa:\n"],
@@ -323,7 +323,12 @@ def _syntax_error(reader: Lark, error: UnexpectedInput, text: str, file: str) ->
     if len(shown) > MAX_SHOWN:
         shown = shown[:MAX_SHOWN] + "..."
     if not isinstance(error, UnexpectedCharacters):
-        hint = error.match_examples(reader.parse, _EXAMPLES) or "this is not Lark's syntax"
+        # The parser's state tells a first statement from a later one.
+        examples = {hint: [*e, *("a: b\n" + text for text in e)] for hint, e in _EXAMPLES.items()}
+        hint = error.match_examples(
+            reader.parse, examples, token_type_match_fallback=True, use_accepts=False
+        )
+        hint = hint or "this is not Lark's syntax"
     elif error.char == '"':
         hint = "the text in quotes does not end on its line"
     else:
