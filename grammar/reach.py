@@ -14,7 +14,12 @@ def levels(alternative: Alternative) -> int:
 
     Rules that stand for a group or a repetition add none: ten in a row are as deep as two.
     """
-    return 0 if alternative.rule.startswith("__") else 1
+    return 0 if is_helper(alternative.rule) else 1
+
+
+def is_helper(rule: str) -> bool:
+    """Whether a rule stands for a group or a repetition rather than being written in a file."""
+    return rule.startswith("__")
 
 
 def names_below(grammar: Grammar) -> Mapping[str, frozenset[str]]:
