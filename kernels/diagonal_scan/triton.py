@@ -47,7 +47,7 @@ def scan_forward(
             a, b, initial, h, final_state,
             length, a.stride(0), b.stride(0),
             width=width, stride_a=a.stride(1), stride_b=b.stride(1),
-            HAS_INITIAL=initial_state is not None, REVERSE=reverse,
+            HAS_INITIAL=initial_state is not None, REVERSE=reverse, enable_fp_fusion=True,
         )  # fmt: skip
     return h, final_state
 
@@ -73,7 +73,7 @@ def scan_backward(
             a, h, initial, grad_h, grad_final.contiguous(), grad_a, grad_b, grad_initial,
             length, a.stride(0), grad_h.stride(0),
             width=width, stride_a=a.stride(1), stride_g=grad_h.stride(1),
-            HAS_INITIAL=initial_state is not None, REVERSE=not reverse,
+            HAS_INITIAL=initial_state is not None, REVERSE=not reverse, enable_fp_fusion=True,
         )  # fmt: skip
     return grad_a, grad_b, grad_initial
 

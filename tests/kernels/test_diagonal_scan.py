@@ -1,0 +1,395 @@
+"""The diagonal scan, every implementation against a float64 loop over time."""
+
+import itertools
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+from nas.kernels.diagonal_scan import cpu, reference
+from nas.kernels.diagonal_scan.operator import diagonal_scan, diagonal_scan_step
+
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+ON_GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available() or INTERPRETING, reason="no CUDA device"),
+]
+INTERPRETED = pytest.mark.skipif(
+    not INTERPRETING, reason="run by test_triton_kernels_in_the_interpreter"
+)
+
+GATES = {
+    "weak": lambda shape: 1 - 0.05 * torch.rand(shape),
+    "strong": lambda shape: 0.05 * torch.rand(shape),
+    "signed": lambda shape: 2 * torch.rand(shape) - 1,
+    "exact": lambda shape: torch.tensor([0.0, 1.0, -1.0, 0.5])[torch.randint(4, shape)],
+    "ones": torch.ones,
+    "zeros": torch.zeros,
+    "tiny": lambda shape: 1e-30 * torch.randn(shape),
+}
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-14, torch.bfloat16: 5e-3, torch.float16: 1e-3}
+
+
+def make(shape, gates="signed", initial=True, dtype=torch.float32, device="cpu", seed=0):
+    """Arguments of the scan, and gradients for both of its results, without requires_grad."""
+    torch.manual_seed(seed)
+    states, state_dtype = (shape[0], shape[2]), torch.promote_types(dtype, torch.float32)
+    a, b = GATES[gates](shape).to(device, dtype), torch.randn(shape).to(device, dtype)
+    state = torch.randn(states).to(device, state_dtype) if initial else None
+    grad_h = torch.randn(shape).to(device, dtype)
+    grad_final = torch.randn(states).to(device, state_dtype)
+    return (a, b, state), (grad_h, grad_final)
+
+
+def results(function, arguments, grads, **keywords) -> dict[str, Tensor]:
+    """Both results of a scan, and the gradients of its arguments."""
+    leaves = [x if x is None else x.detach().requires_grad_() for x in arguments]
+    h, final = function(*leaves, **keywords)
+    tensors = [x for x in leaves if x is not None]
+    names = ["gradient of a", "gradient of b", "gradient of initial_state"][: len(tensors)]
+    gradients = torch.autograd.grad((h, final), tensors, grads)
+    return {"h": h, "final_state": final, **dict(zip(names, gradients, strict=True))}
+
+
+def expected(arguments, grads, reverse) -> dict[str, Tensor]:
+    double = [x if x is None else x.double().cpu() for x in arguments]
+    return results(
+        reference.diagonal_scan, double, [g.double().cpu() for g in grads], reverse=reverse
+    )
+
+
+def check(relative_error, out, oracle, tolerance) -> None:
+    assert out.keys() == oracle.keys()
+    errors = {name: relative_error(out[name].cpu(), oracle[name]) for name in oracle}
+    wrong = {name: error for name, error in errors.items() if not error <= tolerance}
+    assert not wrong
+
+
+def naive(a, b, state, reverse):
+    """The definition, one number at a time."""
+    h = torch.empty_like(b)
+    batch, length, width = b.shape
+    for i, d in itertools.product(range(batch), range(width)):
+        value = 0.0 if state is None else state[i, d].item()
+        for t in range(length - 1, -1, -1) if reverse else range(length):
+            value = a[i, t, d].item() * value + b[i, t, d].item()
+            h[i, t, d] = value
+    return h
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("initial", [False, True])
+def test_the_reference_is_the_definition(initial, reverse) -> None:
+    (a, b, state), _ = make((2, 9, 3), initial=initial, dtype=torch.float64)
+    h, final = reference.diagonal_scan(a, b, state, reverse=reverse)
+    torch.testing.assert_close(h, naive(a, b, state, reverse), rtol=1e-12, atol=0)
+    assert torch.equal(final, h[:, 0 if reverse else -1])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("initial", [False, True])
+@pytest.mark.parametrize("gates", GATES)
+@pytest.mark.parametrize("width", [1, 60, 128])
+@pytest.mark.parametrize("length", [1, 63, 64, 1000])
+def test_cpu(guarded_memory, relative_error, length, width, gates, initial, reverse) -> None:
+    arguments, grads = make((2, length, width), gates, initial)
+    out = results(diagonal_scan, arguments, grads, reverse=reverse, backend="cpu")
+    check(relative_error, out, expected(arguments, grads, reverse), TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", [(2, 100, 24), (1, 15, 4), (3, 17, 2000)])
+def test_cpu_in_every_type(guarded_memory, relative_error, shape, dtype, reverse) -> None:
+    arguments, grads = make(shape, dtype=dtype)
+    out = results(diagonal_scan, arguments, grads, reverse=reverse, backend="cpu")
+    assert out["h"].dtype == out["gradient of a"].dtype == dtype
+    assert out["final_state"].dtype == torch.promote_types(dtype, torch.float32)
+    check(relative_error, out, expected(arguments, grads, reverse), TOLERANCE[dtype])
+
+
+# Both launch paths: a chunked walk (few channels) and a plain loop, with and without a remainder.
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("initial", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 2), (2, 5, 2), (2, 16, 1), (1, 37, 2)])
+def test_cpu_gradients_against_finite_differences(shape, initial, reverse) -> None:
+    arguments, _ = make(shape, initial=initial, dtype=torch.float64)
+    leaves = [x.double().requires_grad_() for x in arguments if x is not None]
+    for function in (diagonal_scan, cpu.diagonal_scan):
+        assert torch.autograd.gradcheck(lambda *x, f=function: f(*x, reverse=reverse), leaves)
+
+
+def test_one_result_alone_has_the_right_gradients(relative_error) -> None:
+    arguments, (grad_h, grad_final) = make((2, 40, 3))
+    for grads in [(grad_h, 0 * grad_final), (0 * grad_h, grad_final)]:
+        leaves = [x.clone().requires_grad_() for x in arguments]
+        h, final = diagonal_scan(*leaves)
+        used, grad = (h, grads[0]) if grads[0].any() else (final, grads[1])
+        out = torch.autograd.grad(used, leaves, grad)
+        oracle = list(expected(arguments, grads, False).values())[2:]
+        assert all(relative_error(x, y) < 1e-6 for x, y in zip(out, oracle, strict=True))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_layouts_that_are_not_contiguous(relative_error, reverse) -> None:
+    shape = (2, 70, 6)
+    (a, b, state), (grad_h, grad_final) = make(shape)
+    halves = torch.cat([a, b], dim=-1).chunk(2, dim=-1)
+    repeated = a[:, :1].expand(shape), b, state[:1].expand(2, 6)
+    repeated_grads = grad_h[:, :, :1].expand(shape), grad_final[:, :1].expand(2, 6)
+    transposed = tuple(x.mT.contiguous().mT for x in (a, b, state))
+    for arguments, grads in [
+        ((*halves, state), (grad_h, grad_final)),
+        (repeated, (grad_h, grad_final)),
+        (transposed, repeated_grads),
+    ]:
+        out = results(diagonal_scan, arguments, grads, reverse=reverse)
+        check(relative_error, out, expected(arguments, grads, reverse), 1e-6)
+
+
+def test_types_may_be_mixed(relative_error) -> None:
+    (a, b, state), grads = make((2, 50, 8))
+    arguments = (a, b.bfloat16(), state.half())
+    out = results(diagonal_scan, arguments, grads)
+    types = [out[f"gradient of {x}"].dtype for x in ("a", "b", "initial_state")]
+    assert out["h"].dtype == torch.float32
+    assert types == [torch.float32, torch.bfloat16, torch.float16]
+    check(relative_error, out, expected(arguments, grads, False), TOLERANCE[torch.bfloat16])
+
+
+def test_gates_whose_product_overflows(relative_error) -> None:
+    # Nothing flows through the huge gates, so that the result is finite; a product of them is not.
+    a, b = torch.full((1, 256, 2), 1e3), torch.zeros(1, 256, 2)
+    a[:, 128:] = 0.5
+    b[:, 128:] = 1.0
+    grads = torch.zeros(1, 256, 2), torch.zeros(1, 2)
+    grads[0][:, 200:] = 1
+    a[:, 150] = 0
+    out = results(diagonal_scan, (a, b, None), grads)
+    assert all(x.isfinite().all() for x in out.values())
+    check(relative_error, out, expected((a, b, None), grads, False), 1e-6)
+
+
+def test_what_is_not_finite_stays_where_it_is() -> None:
+    (a, b, _), _ = make((2, 200, 4))
+    b[1, 50, 2] = float("nan")
+    h, _ = diagonal_scan(a, b)
+    found = h.isnan().nonzero().tolist()
+    assert found == [[1, t, 2] for t in range(50, 200)]
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_the_final_state_is_a_fresh_tensor(backend) -> None:
+    arguments, _ = make((2, 20, 3))
+    h, final = diagonal_scan(*arguments, backend=backend)
+    assert torch.equal(final, h[:, -1])
+    final.zero_()
+    assert h[:, -1].any()
+
+
+def test_steps_are_the_scan(relative_error) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        (a, b, state), _ = make((3, 30, 5), dtype=dtype)
+        h, final = diagonal_scan(a, b, state)
+        steps = []
+        for t in range(30):
+            out, state = diagonal_scan_step(a[:, t], b[:, t], state)
+            steps.append(out)
+        assert steps[0].dtype == dtype
+        assert state.dtype == torch.float32
+        assert relative_error(torch.stack(steps, 1), h) < TOLERANCE[dtype]
+        assert relative_error(state, final) < 1e-6
+
+
+def test_parts_of_a_sequence_are_the_sequence(relative_error) -> None:
+    (a, b, state), _ = make((2, 90, 5))
+    h, final = diagonal_scan(a, b, state)
+    first, middle = diagonal_scan(a[:, :33], b[:, :33], state)
+    second, end = diagonal_scan(a[:, 33:], b[:, 33:], middle)
+    assert relative_error(torch.cat([first, second], 1), h) < 1e-6
+    assert relative_error(end, final) < 1e-6
+
+
+# -- the operator ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("initial", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_operators_are_registered_correctly(initial, dtype) -> None:
+    (a, b, state), (grad_h, grad_final) = make((2, 20, 3), initial=initial, dtype=dtype)
+    backward = (a, b, state, grad_h, grad_final, True, "cpu")
+    torch.library.opcheck(torch.ops.nas.diagonal_scan_backward.default, backward)
+    leaves = [x if x is None else x.requires_grad_() for x in (a, b, state)]
+    torch.library.opcheck(torch.ops.nas.diagonal_scan.default, (*leaves, False, "cpu"))
+
+
+def test_meta_tensors_have_the_shapes_and_types_of_real_ones() -> None:
+    for dtypes in itertools.product([torch.bfloat16, torch.float32, torch.float64], repeat=2):
+        a, b = (torch.randn(2, 20, 3, dtype=d, requires_grad=True) for d in dtypes)
+        meta = [x.detach().to("meta").requires_grad_() for x in (a, b)]
+        for real, fake in zip(diagonal_scan(a, b), diagonal_scan(*meta), strict=True):
+            assert (real.shape, real.dtype, real.stride()) == (
+                fake.shape,
+                fake.dtype,
+                fake.stride(),
+            )
+        gradients = torch.autograd.grad(diagonal_scan(*meta)[0].sum(), meta)
+        assert [(g.shape, g.dtype) for g in gradients] == [(x.shape, x.dtype) for x in (a, b)]
+
+
+class Layer(torch.nn.Module):
+    def forward(self, a: Tensor, b: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        h, final = diagonal_scan(torch.sigmoid(a), 2 * b, state, reverse=True)
+        return h.sin(), final
+
+
+def test_compiled_code_has_the_same_gradients_at_every_length() -> None:
+    compiled = torch.compile(Layer(), backend="aot_eager", fullgraph=True, dynamic=True)
+    for length in (20, 33, 47):
+        arguments, grads = make((2, length, 3))
+        out, plain = (results(f, arguments, grads) for f in (compiled, Layer()))
+        for name in plain:
+            torch.testing.assert_close(out[name], plain[name], msg=name)
+
+
+def test_exported_programs_hold_one_operator_of_any_length() -> None:
+    length = torch.export.Dim("length", min=2)
+    arguments, _ = make((2, 20, 3))
+    program = torch.export.export(Layer(), arguments, dynamic_shapes=({1: length}, {1: length}, {}))
+    calls = [node for node in program.graph.nodes if "diagonal_scan" in str(node.target)]
+    assert len(calls) == 1
+    longer, _ = make((2, 45, 3))
+    for out, plain in zip(program.module()(*longer), Layer()(*longer), strict=True):
+        assert torch.equal(out, plain)
+
+
+def test_a_second_derivative_is_refused_and_not_wrong() -> None:
+    (a, b, _), _ = make((2, 20, 3))
+    a.requires_grad_()
+    h, _ = diagonal_scan(a, b)
+    (gradient,) = torch.autograd.grad(h.sum(), a, create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd formula was registered"):
+        gradient.square().sum().backward()
+    h, _ = cpu.diagonal_scan(a, b)
+    with pytest.raises(RuntimeError, match="only once"):
+        torch.autograd.grad(h.sum(), a, create_graph=True)
+
+
+def test_the_reference_has_second_derivatives() -> None:
+    (a, b, _), _ = make((1, 4, 2), dtype=torch.float64)
+    leaves = [a.requires_grad_(), b.requires_grad_()]
+    assert torch.autograd.gradgradcheck(lambda *x: diagonal_scan(*x, backend="reference"), leaves)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "state", "error", "message"),
+    [
+        ((2, 4), (2, 4), None, ValueError, r"\[B, L, D\]"),
+        ((2, 4, 3), (2, 5, 3), None, ValueError, r"\[2, 4, 3\] and \[2, 5, 3\]"),
+        ((2, 0, 3), (2, 0, 3), None, ValueError, "L >= 1"),
+        ((2, 4, 3), (2, 4, 3), (2, 4), ValueError, r"initial_state must be \[B, D\] = \[2, 3\]"),
+    ],
+)
+def test_shapes_that_do_not_fit(a, b, state, error, message) -> None:
+    with pytest.raises(error, match=message):
+        diagonal_scan(torch.zeros(a), torch.zeros(b), None if state is None else torch.zeros(state))
+
+
+def test_tensors_that_do_not_fit() -> None:
+    good = torch.zeros(2, 4, 3)
+    with pytest.raises(TypeError, match="b must be of a real floating-point type"):
+        diagonal_scan(good, good.long())
+    with pytest.raises(TypeError, match="a must be of a real floating-point type"):
+        diagonal_scan(good.cfloat(), good)
+    with pytest.raises(ValueError, match="a is on cpu and b on meta"):
+        diagonal_scan(good, good.to("meta"))
+
+
+# -- Triton ------------------------------------------------------------------------------------
+
+# Small: the interpreter takes about a millisecond for every row of a block.
+TRITON_SHAPES = [(1, 1, 1), (2, 17, 5), (1, 33, 40), (2, 16, 32), (1, 63, 33)]
+DEVICES = [
+    pytest.param("cpu", marks=INTERPRETED, id="interpreter"),
+    pytest.param("cuda", marks=ON_GPU, id="gpu"),
+]
+# The interpreter cuts a bfloat16 off where a GPU rounds it: twice the error.
+TRITON_TOLERANCE = {**TOLERANCE, torch.bfloat16: 1e-2 if INTERPRETING else 5e-3}
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("initial", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", TRITON_SHAPES)
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton(
+    guarded_memory, in_padding, relative_error, device, shape, dtype, initial, reverse
+) -> None:
+    arguments, grads = make(shape, initial=initial, dtype=dtype, device=device)
+    arguments = [x if x is None else in_padding(x) for x in arguments]
+    grads = [in_padding(x) for x in grads]
+    out = results(diagonal_scan, arguments, grads, reverse=reverse, backend="triton")
+    check(relative_error, out, expected(arguments, grads, reverse), TRITON_TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("gates", GATES)
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_gates(guarded_memory, relative_error, device, gates, dtype) -> None:
+    arguments, grads = make((1, 35, 7), gates, dtype=dtype, device=device)
+    out = results(diagonal_scan, arguments, grads, backend="triton")
+    check(relative_error, out, expected(arguments, grads, False), TRITON_TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_reads_repeated_and_transposed_tensors(relative_error, device) -> None:
+    shape = (2, 20, 6)
+    (a, b, state), (grad_h, grad_final) = make(shape, device=device)
+    arguments = a[:, :1].expand(shape), b.mT.contiguous().mT, state
+    grads = grad_h[:1, :1].expand(shape), grad_final[:1].expand(2, 6)
+    out = results(diagonal_scan, arguments, grads, backend="triton")
+    check(relative_error, out, expected(arguments, grads, False), 1e-6)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("gates", GATES)
+@pytest.mark.parametrize("shape", [(2, 1000, 60), (8, 2048, 256), (3, 63, 128)])
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=ON_GPU, id="gpu")])
+def test_triton_at_full_size(guarded_memory, relative_error, device, shape, gates, reverse) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        arguments, grads = make(shape, gates, dtype=dtype, device=device)
+        out = results(diagonal_scan, arguments, grads, reverse=reverse)
+        check(relative_error, out, expected(arguments, grads, reverse), TOLERANCE[dtype])
+
+
+def test_triton_kernels_in_the_interpreter(in_the_interpreter) -> None:
+    pytest.importorskip("triton")
+    if INTERPRETING:
+        pytest.skip("this is that process")
+    in_the_interpreter(__file__, "interpreter")
+
+
+@pytest.mark.parametrize("number", ["bf16", "fp32"])
+@pytest.mark.parametrize("kernel", ["_forward_kernel", "_backward_kernel"])
+def test_triton_kernels_compile_for_a_gpu_that_is_not_here(kernel, number) -> None:
+    triton = pytest.importorskip("triton")
+    if INTERPRETING:
+        pytest.skip("nothing compiles in the interpreter")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from nas.kernels.diagonal_scan import triton as kernels
+
+    function = getattr(kernels, kernel).fn
+    constants = {"width": 60, "stride_a": 120, "stride_b": 0, "stride_g": 60, "REVERSE": True}
+    constants |= {"HAS_INITIAL": True, "BLOCK": 32, "ROWS": 8}
+    constants = {name: value for name, value in constants.items() if name in function.arg_names}
+    types = {name: f"*{number}" if name.endswith("_ptr") else "i32" for name in function.arg_names}
+    states = ("initial_ptr", "final_ptr", "grad_final_ptr", "grad_initial_ptr")
+    types |= {name: "*fp32" for name in states if name in types}
+    signature = types | dict.fromkeys(constants, "constexpr")
+    source = ASTSource(function, signature, constants)
+    options = {"num_warps": 1, "enable_fp_fusion": True}
+    compiled = triton.compile(source, GPUTarget("cuda", 90, 32), options)
+    assert compiled.asm["cubin"]
