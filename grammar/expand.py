@@ -280,7 +280,7 @@ class Expander:
             if option.alias is not None:
                 message = f"`-> {option.alias}` inside brackets: write a rule of its own"
                 raise SpaceError(message, place.scope.at(option.line))
-        if len(group.options) == 1 and group.options[0] not in place.scope.pragmas.of:
+        if len(group.options) == 1:
             return self._sequence(group.options[0].items, place)
         options = [(option, place.scope) for option in group.options]
         inner = self._helper(

@@ -9,7 +9,6 @@ import re
 from collections.abc import Collection
 
 from lark import Lark
-from lark.exceptions import LarkError
 
 from nas.grammar.ambiguity import check_lark, check_rules, check_words
 from nas.grammar.checks import check_endings, check_names, check_start
@@ -77,7 +76,7 @@ def _open_by_lark(
 ) -> Lark:
     try:
         return Lark.open(os.fspath(path), parser="lalr", start=START)
-    except (LarkError, OSError, ValueError, AssertionError, RecursionError, re.error) as error:
+    except Exception as error:  # whatever Lark and `re` make of a stranger's file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         named = re.search(r"[Rr]ule '?([_a-z0-9]+)", reason)
         location = _locate(named[1], definitions, default) if named else default

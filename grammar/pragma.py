@@ -14,12 +14,12 @@ A weight comes first. Every other clause begins with its word and stands there o
   said. It is evaluated below the alternative: it sees the lets;
 - `commutative`, `associative`, `identity`: see `Alternative`.
 
-Several alternatives that end on one line all have what its pragma says. On lines of their own stand
+Several alternatives that end on one line all have what its pragma says. Alternatives in brackets
+have no pragmas: a rule of their own has. On lines of their own stand
 `//@ version 1` and `//@ max_depth N`.
 """
 
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -36,7 +36,7 @@ from nas.grammar.arithmetic import (
 )
 from nas.grammar.errors import Location, SpaceError
 from nas.grammar.expression import MAX_SOURCE, Expression
-from nas.grammar.syntax_tree import Comment, Group, Item, Option, Repeat, Source
+from nas.grammar.syntax_tree import Comment, Option, Source
 
 MARK = "//@"
 VERSION = 1
@@ -239,26 +239,25 @@ def attach_pragmas(source: Source) -> FilePragmas:
         text = _pragma_text(comment, location)
         if text is None:
             continue
-        owners = [
-            option
+        rules = [
+            (definition, option)
             for definition in source.definitions
-            for option in _ending(definition.options, comment.line)
+            for option in definition.options
         ]
+        owners = [(d, option) for d, option in rules if option.end_line == comment.line]
         if comment.alone:
             _file_pragma(found, text, location, seen)
+        elif any(option.line <= comment.line < option.end_line for _, option in rules):
+            raise SpaceError("a pragma inside brackets: write a rule of its own", location)
         elif not owners:
             message = "this pragma belongs to nothing: write it behind an alternative of a rule"
             raise SpaceError(message, location)
-        elif any(
-            definition.name.isupper() and option in definition.options
-            for definition in source.definitions
-            for option in owners
-        ):
+        elif any(definition.name.isupper() for definition, _ in owners):
             message = "a terminal takes no pragma: write it behind the rule that uses the terminal"
             raise SpaceError(message, location)
         else:
             pragma = parse_pragma(text, location)
-            found.of.update(dict.fromkeys(owners, pragma))
+            found.of.update({option: pragma for _, option in owners})
     return found
 
 
@@ -289,25 +288,3 @@ def _file_pragma(found: FilePragmas, text: str, location: Location, seen: set[st
     elif number != VERSION:
         message = f"version {number} of the notation is unknown here: write `version {VERSION}`"
         raise SpaceError(message, location)
-
-
-def _ending(options: Iterable[Option], line: int) -> list[Option]:
-    """The alternatives that end on a line: the outermost ones, where one holds another."""
-    options = list(options)
-    outer = [option for option in options if option.end_line == line]
-    if outer:
-        return outer
-    inside = (option for option in options if option.line <= line < option.end_line)
-    return [
-        found
-        for option in inside
-        for group in _groups(option.items)
-        for found in _ending(group.options, line)
-    ]
-
-
-def _groups(items: Iterable[Item]) -> Iterator[Group]:
-    for item in items:
-        inner = item.item if isinstance(item, Repeat) else item
-        if isinstance(inner, Group):
-            yield inner

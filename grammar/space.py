@@ -14,10 +14,12 @@ from nas.grammar.decisions import Decisions
 from nas.grammar.derivation import Derivation, Node
 from nas.grammar.errors import SpaceError
 from nas.grammar.expression import Value
+from nas.grammar.loader import NAMES, load_grammar
 from nas.grammar.network import Network, spend
+from nas.grammar.normal import normalised
 from nas.grammar.options import Options, OptionTable
 from nas.grammar.parser import TextParser
-from nas.grammar.rules import Grammar, Literal
+from nas.grammar.rules import Grammar
 
 
 class Space:
@@ -70,9 +72,8 @@ class Space:
         Raises:
             SpaceError: Something is wrong with the file; says file, line and what to write instead.
         """
-        from nas.grammar.loader import load_grammar
-
-        return cls(load_grammar(path), context=context, costs=costs, caps=caps)
+        grammar = load_grammar(path, {*NAMES, *(context or ())})
+        return cls(grammar, context=context, costs=costs, caps=caps)
 
     def under(
         self,
@@ -93,19 +94,8 @@ class Space:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the rules, independent of comments, layout and the folder they lie in."""
-        lines = [f"start {self.grammar.start}", f"version {self.grammar.version}"]
-        lines.append(f"max_depth {self.grammar.max_depth}")
-        for rule in sorted(self.grammar.rules):
-            for a in self.grammar.rules[rule]:
-                symbols = [
-                    [s.text, s.kept] if isinstance(s, Literal) else s.rule for s in a.symbols
-                ]
-                lets = [f"{name} = {expression.text}" for name, expression in a.lets]
-                where = None if a.where is None else a.where.text
-                flags = (a.commutative, a.associative, a.identity)
-                lines.append(repr((rule, symbols, a.name, a.weight.text, where, lets, flags)))
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        """SHA-256 of the rules, independent of comments, layout and the names of files."""
+        return hashlib.sha256(normalised(self.grammar).encode()).hexdigest()
 
     @cached_property
     def _network(self) -> Network:

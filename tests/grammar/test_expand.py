@@ -1,5 +1,6 @@
 """The loader against Lark itself: every sampled text parses, into the same tree."""
 
+import math
 import random
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import pytest
 from lark import Lark, Token, Tree
 
 from nas.grammar.derivation import Term
+from nas.grammar.expression import Value
 from nas.grammar.space import Space
 
 HEAD = "%import common.WS\n%ignore WS\n"
-CONTEXT = {"L": (64, 128), "D": 32, "causal": False}
+CONTEXT: dict[str, Value] = {"L": (64, 128), "D": 32, "causal": False}
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:
@@ -85,8 +87,8 @@ _hidden: _INT                      //@ int 0..3
 SIZE: DIGIT+
 DIGIT: "0".."9"
 %import common.INT
-%import common.INT -> _INT
-""".replace("%import common.INT -> _INT\n", "_INT: /[0-9]+/\n")
+_INT: /[0-9]+/
+"""
     },
     "templates": {
         "a.lark": HEAD
@@ -113,18 +115,17 @@ start: "net" "(" mixer channel heads other _both ")"
 """,
         "mixers.lark": """
 mixer: "attention" "(" heads "," window _hidden ")"  -> attention
-     | "shared" "(" shared "," INT ")"               //@ int 2..3
+     | scale
 %import common (INT, WS)
 !heads: "1" | "2"
 !window: "full" | "64"
 _hidden: "h" heads
 shared: "s" | SIGN
 SIGN: "+"
+scale: "scale" INT                //@ int 2..3
 not_used: UNKNOWN
 UNKNOWN: /[a-z]*x/
-""".replace('| "shared" "(" shared "," INT ")"               //@ int 2..3', "| scale").replace(
-            "not_used", 'scale: "scale" INT //@ int 2..3\nnot_used'
-        ),
+""",
         "deep/er/channel.lark": """
 %import .sub (leaf)
 channel: "mlp" leaf | "glu" inner
@@ -159,12 +160,10 @@ SIZE: "z"
 %import common.CPP_COMMENT
 %ignore CPP_COMMENT
 start: "seq" block "=>" "done"
-block: "add" block block | "neg" "-" block | "norm" INT   //@ int 1..3
-     | "\"q\"" | "back\\slash" | "δ" | "-" "norm"
+block: "add" block block | "neg" "-" block | number | "\"q\"" | "back\\slash" | "δ" | "-" "norm"
+number: "norm" INT                //@ int 1..3
 %import common.INT
-""".replace('| "norm" INT   //@ int 1..3\n     ', "| number\n     ").replace(
-            "%import common.INT", 'number: "norm" INT   //@ int 1..3\n%import common.INT'
-        )
+"""
     },
     "conditions": {
         "a.lark": HEAD
@@ -174,7 +173,7 @@ block: "add" block block | "neg" "-" block | "norm" INT   //@ int 1..3
 start: block                      //@ 1 let scale = 1
 block: "leaf"                     //@ 1
      | "down" "(" block ")"       //@ 0.5 where L % 2 == 0 let L = L // 2, scale = 2 * scale
-     | "grow" "(" block "," block ")" -> grow //@ 0.3 / scale where scale < 8 let D = 2 * D commutative
+     | "grow" "(" block "," block ")" -> grow //@ 0.3 / scale let D = 2 * D commutative
 """
     },
 }
@@ -194,3 +193,65 @@ def test_every_text_parses_to_larks_own_tree(name: str, tmp_path: Path) -> None:
         assert space.parse(derivation.text) == derivation
     alternatives = {(a.rule, a.index) for rule in space.grammar.rules.values() for a in rule}
     assert used == alternatives
+
+
+def probabilities(tmp_path: Path, rules: str, texts: list[str]) -> list[float]:
+    path = write(tmp_path, {"a.lark": HEAD + rules})
+    space = Space.load(str(path), context=CONTEXT)
+    return [math.exp(space.log_probability(space.parse(text))) for text in texts]
+
+
+def test_repetitions_are_as_likely_as_said(tmp_path: Path) -> None:
+    rules = """
+start: star ";" plus ";" maybe ";" times
+star: "a"*          //@ repeat 0.3
+plus: "a"+          //@ repeat 0.2
+maybe: ["a"]
+times: "a"~1..4
+"""
+    texts = [";a;;a", "aa;a;;a", ";aaa;;a", ";a;a;a", ";a;;aaa"]
+    expected = [
+        0.7 * 0.8 * 0.5 * 0.25,
+        0.3**2 * 0.7 * 0.8 * 0.5 * 0.25,
+        0.7 * 0.2**2 * 0.8 * 0.5 * 0.25,
+        0.7 * 0.8 * 0.5 * 0.25,
+        0.7 * 0.8 * 0.5 * 0.25,
+    ]
+    assert probabilities(tmp_path, rules, texts) == pytest.approx(expected)
+
+
+def test_an_inlined_rule_keeps_its_probabilities(tmp_path: Path) -> None:
+    """`?rule` is split by its number of children; each text is as likely as without the `?`."""
+    rules = """
+start: "(" block ")"
+{}block: layer ("," layer)* [";"]     //@ 3 repeat 0.3
+      | "k" layer+                     //@ 1 repeat 0.1
+!layer: "a" | "b"
+"""
+    texts = ["(a)", "(a, b)", "(a, b, a)", "(a;)", "(a, b;)", "(k a)", "(k a b)"]
+    plain = probabilities(tmp_path, rules.format("").replace('[";"]', '(";")?'), texts)
+    inlined = probabilities(tmp_path, rules.format("?").replace('[";"]', '(";")?'), texts)
+    assert inlined == pytest.approx(plain)
+    assert plain[0] == pytest.approx(0.75 * 0.7 * 0.7 / 2)
+
+
+def test_numbers_share_the_weight_of_their_alternative(tmp_path: Path) -> None:
+    rules = """
+start: state
+state: INT          //@ 3 int 1..16 log2
+     | "auto"       //@ 1
+%import common.INT
+"""
+    assert probabilities(tmp_path, rules, ["8", "auto"]) == pytest.approx([0.75 / 5, 0.25])
+
+
+def test_alternatives_on_one_line_have_equal_weights(tmp_path: Path) -> None:
+    rules = """
+start: one ";" two ";" (three | four)
+!one: "a" | "b"
+!two: "a" | "b"     //@ 2 where causal or L > 2
+    | "c"           //@ 1
+!three: "c"
+!four: "d"
+"""
+    assert probabilities(tmp_path, rules, ["a;a;c", "b;c;d"]) == pytest.approx([0.1, 0.05])

@@ -21,6 +21,7 @@ BROKEN = {
     "pragma on a terminal": (GOOD + 'block: A\nA: "a"  //@ 1\n', 5, "a terminal takes no pragma"),
     "pragma with a space": (GOOD + '!block: "a"  // @ 2\n', 4, "begins with `//@`"),
     "pragma by a hash": (GOOD + '!block: "a"  #@ 2\n', 4, "begins with `//@`"),
+    "pragma in brackets": (GOOD + 'block: ("a"  //@ 2\n | "b") "c"\n', 4, "a rule of its own"),
     "empty pragma": (GOOD + '!block: "a"  //@\n', 4, "nothing stands behind"),
     "unknown clause": (GOOD + '!block: "a"  //@ 1 whre L > 2\n', 4, "`whre L > 2` is not expected"),
     "clause twice": (
@@ -155,6 +156,8 @@ BROKEN = {
     "colon": (GOOD + 'block "a"\n', 4, "a colon is missing"),
     "sign": (GOOD + "block: $\n", 4, "`$` means nothing here"),
     "quote": (GOOD + 'block: "a\n', 4, "does not end on its line"),
+    "pattern of nobody": (GOOD + BLOCK + 'X: /(/ | "b"\n', 1, "Lark cannot load this"),
+    "pattern too large": (GOOD + BLOCK + 'X: /a{99999999999}/ | "b"\n', 1, "Lark cannot load this"),
     # ambiguity
     "same alternative": (GOOD + '!block: "a"\n      | "b"\n      | "a"\n', 6, "the same words"),
     "same text in two rules": (GOOD + 'block: x | y\n!x: "a"\n!y: "b" | "a"\n', 6, "ambiguous"),
