@@ -1,0 +1,126 @@
+"""What hybrid.lark promises: what it generates is distinct and legal, compiles, runs and streams."""
+
+import random
+from collections import Counter
+
+import pytest
+import torch
+from nas.compiler.architecture import Architecture
+from nas.compiler.build import build_on_meta
+from nas.compiler.check import find_problems
+from nas.compiler.costs import PrimitiveCosts
+from nas.grammar.canonical import canonical_hash
+from nas.grammar.space import Space
+from nas.layers.base import Shape
+from nas.resources import find_space
+
+SAMPLES = 10_000
+WIDTH, LENGTH = 32, 17
+CAP = 30_000  # parameters; about half of the samples without a cap have more
+
+SETTINGS = {
+    "causal": (True, {}),
+    "causal, capped": (True, {"parameters": CAP}),
+    "bidirectional": (False, {}),
+    "bidirectional, capped": (False, {"parameters": CAP}),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=SETTINGS.values(), ids=SETTINGS)
+def sampled(request):
+    causal, caps = request.param
+    context = {"L": (LENGTH,), "D": WIDTH, "causal": causal}
+    costs = PrimitiveCosts(("parameters",))
+    space = Space.load(find_space("hybrid.lark"), context=context, costs=costs, caps=caps)
+    rng = random.Random(0)
+    return space, [space.sample(rng) for _ in range(SAMPLES)], Shape(LENGTH, WIDTH, causal)
+
+
+def test_samples_are_distinct_and_of_a_good_size(sampled):
+    _, derivations, _ = sampled
+    hashes = {canonical_hash(derivation) for derivation in derivations}
+    assert len(hashes) >= 0.95 * SAMPLES
+    assert sum(derivation.size for derivation in derivations) >= 20 * SAMPLES
+
+
+def test_every_alternative_is_used(sampled):
+    space, derivations, shape = sampled
+    used = Counter(node.alternative for derivation in derivations for node in derivation.root)
+    unused = [
+        f"{alternative.location}: {alternative.rule}"
+        for alternatives in space.grammar.rules.values()
+        for alternative in alternatives
+        if not used[alternative]
+    ]
+    # Where the study is causal, what looks ahead is not there: three directions, and `down`.
+    ahead = [
+        f"{alternative.location}: {alternative.rule}"
+        for alternatives in space.grammar.rules.values()
+        for alternative in alternatives
+        if alternative.where is not None and "causal" in alternative.where.names
+    ]
+    assert unused == (ahead if shape.causal else [])
+    assert len(ahead) == 4
+
+
+def test_most_samples_are_deep_networks(sampled):
+    _, derivations, shape = sampled
+    mixers, residuals, layers = 0, 0, 0
+    for derivation in derivations[:1000]:
+        architecture = Architecture.from_term(derivation.term, shape)
+        names = {layer.name for layer in architecture.layers}
+        mixers += bool(names & {"attention", "scan", "conv"})
+        residuals += "res" in names
+        layers += sum(layer.role != "fork" for layer in architecture.layers)
+    assert mixers >= 850
+    assert residuals >= 900
+    assert layers >= 5 * 1000
+
+
+def test_a_text_parses_back_to_its_derivation(sampled):
+    space, derivations, _ = sampled
+    for derivation in derivations[: SAMPLES // 4]:
+        parsed = space.parse(derivation.text)
+        assert parsed == derivation
+        assert parsed.term == derivation.term
+
+
+def test_all_compile_to_what_was_computed(sampled):
+    """Every one is built on the meta device; of every fiftieth the output's shape is taken, too."""
+    _, derivations, shape = sampled
+    x = torch.empty(2, LENGTH, WIDTH, device="meta")
+    for index, derivation in enumerate(derivations[: SAMPLES // 4]):
+        body = build_on_meta(derivation.term, shape)
+        parameters = sum(parameter.numel() for parameter in body.parameters())
+        assert parameters == Architecture.from_term(derivation.term, shape).parameters
+        if index % 50 == 0:
+            assert body(x).shape == x.shape
+
+
+def test_costs_are_those_that_caps_are_kept_by(sampled):
+    space, derivations, shape = sampled
+    for derivation in derivations[:1000]:
+        parameters = Architecture.from_term(derivation.term, shape).parameters
+        assert parameters <= space.caps.get("parameters", parameters)
+
+
+def test_samples_run_forward_and_backward_and_stream(sampled):
+    _, derivations, shape = sampled
+    problems = {d.text: find_problems(d.term, shape) for d in derivations[:250]}
+    assert {text: found for text, found in problems.items() if found} == {}
+
+
+@pytest.mark.soak
+def test_all_of_them_map_the_declared_shape_on_the_meta_device(sampled):
+    _, derivations, shape = sampled
+    x = torch.empty(2, LENGTH, WIDTH, device="meta")
+    for derivation in derivations:
+        assert build_on_meta(derivation.term, shape)(x).shape == x.shape
