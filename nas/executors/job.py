@@ -39,7 +39,8 @@ class Job:
         rung: The rung to reach, from 0.
         architecture: The term as JSON, see `term_to_json`.
         text: The architecture's text, for people.
-        tasks: The sub-tasks.
+        task: The task or suite.
+        tasks: The sub-tasks of it that the study's score is the mean of.
         profile: Their size.
         data_hashes: Hash that the data of each sub-task must have.
         data: Folder with real data, or None.
@@ -61,6 +62,7 @@ class Job:
     rung: int
     architecture: list[Any]
     text: str
+    task: str
     tasks: tuple[str, ...]
     profile: str
     width: int
@@ -188,8 +190,13 @@ def run_job(job: Job) -> JobResult:
     term = term_from_json(job.architecture)
     scores: dict[str, float] = {}
     losses: dict[str, list[list[float]]] = {}
+    available = _load_tasks(job.task, job.profile, job.data)
     for name in job.tasks:
-        task = _load_task(name, job.profile, job.data)
+        if name not in available:
+            raise NasError(
+                f"{name}, part of the study's score, has no data here: name its folder with --data"
+            )
+        task = available[name]
         expected = job.data_hashes.get(name, task.data_hash)
         if task.data_hash != expected:
             raise NasError(
@@ -261,13 +268,13 @@ def _checkpoints(folders: list[Path], until: int) -> list[Path]:
     return sorted((p for p in found if steps[p] <= until), key=lambda p: -steps[p])
 
 
-@lru_cache(maxsize=8)
-def _load_task(name: str, profile: str, data: str | None) -> "Task":
-    """A sub-task; kept, for a worker meets the same ones in every job."""
+@lru_cache(maxsize=2)
+def _load_tasks(name: str, profile: str, data: str | None) -> "dict[str, Task]":
+    """The sub-tasks of a suite; kept, for a worker meets the same ones in every job."""
     from nas.tasks.registry import load_task
 
-    (task,) = load_task(name, profile, Path(data) if data is not None else None).tasks
-    return task
+    suite = load_task(name, profile, Path(data) if data is not None else None)
+    return {task.name: task for task in suite.tasks}
 
 
 @lru_cache(maxsize=1)

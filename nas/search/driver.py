@@ -274,6 +274,7 @@ class Driver:
             rung=rung,
             architecture=self._terms[trial.number],
             text=trial.text,
+            task=definition.task,
             tasks=definition.tasks,
             profile=definition.profile,
             data_hashes=dict(definition.data_hashes),

@@ -27,7 +27,8 @@ class Definition:
         rungs: Steps at which trials are compared; the last is the full budget.
         eta: One trial in `eta` goes on from a rung.
         recipe: How models are trained, the learning rate of the trial aside.
-        start: Texts of the architectures measured first.
+        start: Texts of the architectures measured first, which the others are compared with.
+        baselines: Their names by canonical hash.
         data: The folder the data was read from, if the person named one. It may move.
     """
 
@@ -45,6 +46,7 @@ class Definition:
     caps: Mapping[str, float] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     start: tuple[str, ...] = ()
+    baselines: Mapping[str, str] = field(default_factory=dict)
     space_files: Mapping[str, str] = field(default_factory=dict)
     data: str | None = None
 

@@ -60,9 +60,16 @@ class Owner:
             started=_start_time(os.getpid()) or "",
         )
 
-    def alive(self) -> bool | None:
-        """Whether it lives, as far as this process can see; None: it cannot be seen from here."""
-        here = Owner.current()
+    def alive(self, here: "Owner | None" = None) -> bool | None:
+        """Whether it lives.
+
+        Args:
+            here: From where it is looked for; None: this process.
+
+        Returns:
+            None when it cannot be seen from there.
+        """
+        here = here or Owner.current()
         if (self.boot, self.namespace) == (here.boot, here.namespace) and (
             self.boot or self.host == here.host
         ):
