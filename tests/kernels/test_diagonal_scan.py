@@ -364,7 +364,6 @@ def test_triton_at_full_size(guarded_memory, relative_error, device, shape, gate
 
 
 def test_triton_kernels_in_the_interpreter(in_the_interpreter) -> None:
-    pytest.importorskip("triton")
     if INTERPRETING:
         pytest.skip("this is that process")
     in_the_interpreter(__file__, "interpreter")
