@@ -217,14 +217,19 @@ def _trainable(job_function: JobFunction) -> type:
             import torch
 
             torch.set_num_threads(1)
-            self.reusable = True
+            self.spoilt = False
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
-            return self.reusable
+            if self.spoilt:
+                # Tune forgets a trial whose reset it is refused; a death it reports to the study,
+                # which hands the job out again, to a new process.
+                os._exit(1)
+            return True
 
         def step(self) -> dict[str, Any]:
             result = guarded(job_function, Job.from_json(self.config["job"]))
-            self.reusable = result.status != "failed"
+            # After a CUDA error every later call fails, and lost memory may not have come back.
+            self.spoilt = any(word in result.error for word in ("CUDA", "memory"))
             return {"result": result.to_json(), "score": result.score or 0.0, "done": True}
 
     return Worker
