@@ -1,4 +1,5 @@
 import pytest
+
 from nas.compiler.interface import Features, Label, TokenLabels, Tokens
 
 

@@ -1,4 +1,5 @@
 import pytest
+
 from nas.compiler.terms import body_of, read_term
 from nas.errors import UsageError
 from nas.grammar.derivation import Term
@@ -7,7 +8,9 @@ from nas.layers.attention import Attention
 
 def test_blocks_and_parameters_are_told_apart():
     norm = Term("norm")
-    reading = read_term(Term("gated", (Term("expansion", ("2",)), Term("activation", ("gelu",)), norm)))
+    reading = read_term(
+        Term("gated", (Term("expansion", ("2",)), Term("activation", ("gelu",)), norm))
+    )
     assert reading.blocks == (norm,)
     assert reading.arguments == {"expansion": 2, "activation": "gelu"}
 

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+
 from nas.compiler.architecture import Architecture
 from nas.compiler.check import find_problems
 from nas.grammar.space import Space
