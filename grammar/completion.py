@@ -34,9 +34,8 @@ class CostModel(Protocol):
     """What the terms of a space cost, in measures that caps can be put on.
 
     Whether `cost` is None depends on the name alone: it is asked for every name once with no
-    arguments, and may raise then. Costs are not negative; multipliers are at least 1 where caps are
-    to be kept exactly (with smaller ones they are kept, but architectures just under a cap may be
-    missed).
+    arguments, and may raise then. In measures with a cap, costs are at least 0 and multipliers at
+    least 1. A cost may depend on how many blocks a term has only where that number is bounded.
 
     Attributes:
         measures: What is counted, such as `("parameters", "flops")`.
@@ -216,8 +215,8 @@ class Flattest:
                     yield Edge((), (), ((alternative, context),), (0,))
             return
         below = self._contexts.below(what, context)
-        if not self._contexts.too_deep(below):
-            parts = tuple((rule, below) for rule in what.references)
+        parts = tuple((rule, below) for rule in what.references)
+        if not parts or not self._contexts.too_deep(below):
             yield Edge((), (), parts, (levels(what),) * len(parts))
 
     def _solve(self, goal: Item) -> None:

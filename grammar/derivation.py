@@ -20,6 +20,10 @@ class Term:
     name: str
     arguments: tuple["Term | str", ...] = ()
 
+    def __str__(self) -> str:
+        inside = ", ".join(map(str, self.arguments))
+        return f"{self.name}({inside})" if inside else self.name
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Node:

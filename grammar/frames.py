@@ -189,8 +189,15 @@ class Frames:
                 alternative.location,
             ) from error
         assert found is not None, f"{alternative.name} had a cost before"
-        own, scale = found
-        return tuple(own[k] for k in self._measures), tuple(scale[k] for k in self._measures)
+        own, scale = (tuple(amounts[k] for k in self._measures) for amounts in found)
+        for k, a, b in zip(self._measures, own, scale, strict=True):
+            if not (a >= 0 and b >= 1):
+                raise SpaceError(
+                    f"a cap on `{self._costs.measures[k]}` cannot be kept: `{alternative.name}` "
+                    f"costs {a} and its blocks {b} times theirs (at least 0 and 1 are needed)",
+                    alternative.location,
+                )
+        return own, scale
 
 
 class _CountMattersError(Exception):

@@ -1,6 +1,7 @@
 """Small spaces, and slow obvious answers about them to compare with."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
@@ -29,6 +30,8 @@ def build(text: str, max_depth: int | None = None) -> Grammar:
     rules: dict[str, list[Alternative]] = {}
     rule = mark = ""
     for number, line in enumerate(text.strip().splitlines(), 1):
+        if not line.strip():
+            continue
         head = re.match(r"\s*([?!]?)(\w+)\s*:", line)
         if head:
             mark, rule = head.groups()
@@ -94,6 +97,19 @@ def derive(grammar: Grammar, rule: str, context: Mapping) -> list[tuple[Node, fl
     return derivations
 
 
+def count(grammar: Grammar, context: Mapping, rule: str | None = None) -> int:
+    """How many derivations there are."""
+    if rule is None:
+        rule, context = grammar.start, {**context, "depth": 0}
+    if grammar.max_depth is not None and context["depth"] > grammar.max_depth:
+        return 0
+    return sum(
+        math.prod(count(grammar, below(a, context), r) for r in a.references)
+        for a in grammar.rules[rule]
+        if a.where is None or a.where.holds(context)
+    )
+
+
 def everything(grammar: Grammar, context: Mapping) -> list[tuple[Node, float]]:
     """All derivations of a space and their probabilities."""
     return derive(grammar, grammar.start, {**context, "depth": 0})
@@ -151,6 +167,7 @@ def alternatives(node: Node) -> list[Alternative]:
 def oracle() -> SimpleNamespace:
     return SimpleNamespace(
         build=build,
+        count=count,
         everything=everything,
         derive=derive,
         cost=cost,
