@@ -67,7 +67,7 @@ class Analysis:
         )
 
 
-def analyse(space: Space, largest: int = 25) -> Analysis:
+def analyse(space: Space, largest: int = 20) -> Analysis:
     """Compute the figures of a space.
 
     Args:

@@ -1,10 +1,10 @@
 """Drawing a derivation as a branching process: how many nodes to expect, and whether it ends.
 
-The states are rules in contexts. With M[s, t] the expected number of parts t of a state s and e the
-start, (e M^n)[t] nodes are expected in state t at level n; their sum over all levels is
-e (I - M)^-1, and the process ends with probability 1 if the spectral radius of M is below 1 (T. E.
-Harris, "The Theory of Branching Processes", 1963, chapter II; for grammars T. L. Booth and R. A.
-Thompson, "Applying Probability Measures to Abstract Languages", 1973).
+The states are rules in contexts, one `Options` object each. With M[s, t] the expected number of
+parts t of a state s and e the start, (e M^n)[t] nodes are expected in state t at level n; their sum
+over all levels is e (I - M)^-1, and the process ends with probability 1 if the spectral radius of M
+is below 1 (T. E. Harris, "The Theory of Branching Processes", 1963, chapter II; for grammars
+T. L. Booth and R. A. Thompson, "Applying Probability Measures to Abstract Languages", 1973).
 
 Where the states are few, the matrix is made. Where a `let` counts, or `max_depth` is large, there
 can be millions of states, most of them met once in a million derivations: then the likely ones are
@@ -20,13 +20,10 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.grammar.context import Context
 from nas.grammar.errors import SpaceError
+from nas.grammar.options import Options
 from nas.grammar.rules import Alternative
 from nas.grammar.space import Space
-
-State = tuple[str, Context]
-"""A rule in a context."""
 
 FEW = 1_000  # states: up to here the matrix is made
 FOLLOWED = 1e-7  # expected nodes in a state of one level that are followed further
@@ -71,9 +68,8 @@ def expected_uses(space: Space) -> tuple[dict[Alternative, float], float]:
     """
     uses: dict[Alternative, float] = defaultdict(float)
 
-    def count(state: State, visits: float) -> None:
-        options = space.options(*state)
-        for alternative, p in zip(options.alternatives, options.probabilities, strict=True):
+    def count(state: Options, visits: float) -> None:
+        for alternative, p in zip(state.alternatives, state.probabilities, strict=True):
             uses[alternative] += visits * p
 
     states = _few_states(space)
@@ -81,9 +77,9 @@ def expected_uses(space: Space) -> tuple[dict[Alternative, float], float]:
         matrix = _matrix(space, states)
         start = np.zeros(len(states))
         start[0] = 1.0
-        visits = np.linalg.solve(np.eye(len(states)) - matrix.T, start)
-        for state, expected in zip(states, visits, strict=True):
-            count(state, float(expected))
+        solution = np.linalg.solve(np.eye(len(states)) - matrix.T, start)
+        for state, visits in zip(states, solution.tolist(), strict=True):
+            count(state, visits)
         return dict(uses), 0.0
     level = {_start(space): 1.0}
     neglected = 0.0
@@ -123,29 +119,28 @@ def _growth(space: Space) -> float:
     return math.exp((logarithms[last] - logarithms[last // 2]) / (last - last // 2))
 
 
-def _start(space: Space) -> State:
-    return space.grammar.start, space.context
+def _start(space: Space) -> Options:
+    return space.options(space.grammar.start, space.context)
 
 
-def _parts(space: Space, state: State) -> Iterator[tuple[State, float]]:
-    options = space.options(*state)
+def _parts(space: Space, state: Options) -> Iterator[tuple[Options, float]]:
     for alternative, p, below in zip(
-        options.alternatives, options.probabilities, options.contexts, strict=True
+        state.alternatives, state.probabilities, state.contexts, strict=True
     ):
         for rule in alternative.references:
-            yield (rule, below), p
+            yield space.options(rule, below), p
 
 
-def _below(space: Space, level: Mapping[State, float]) -> dict[State, float]:
+def _below(space: Space, level: Mapping[Options, float]) -> dict[Options, float]:
     """The expected number of nodes in each state of the next level."""
-    below: dict[State, float] = {}
+    below: dict[Options, float] = {}
     for state, nodes in level.items():
         for part, expected in _parts(space, state):
             below[part] = below.get(part, 0.0) + nodes * expected
     return below
 
 
-def _few_states(space: Space) -> list[State] | None:
+def _few_states(space: Space) -> list[Options] | None:
     """Every state that can be met, the start first; None when they are too many."""
     states = {_start(space): None}
     todo = deque(states)
@@ -159,7 +154,7 @@ def _few_states(space: Space) -> list[State] | None:
     return list(states)
 
 
-def _matrix(space: Space, states: list[State]) -> NDArray[np.float64]:
+def _matrix(space: Space, states: list[Options]) -> NDArray[np.float64]:
     position = {state: i for i, state in enumerate(states)}
     matrix = np.zeros((len(states), len(states)))
     for state, row in zip(states, matrix, strict=True):

@@ -77,10 +77,12 @@ def places(space: Space, derivation: Derivation) -> Iterator[Place]:
     while (choice := decisions.current) is not None:
         node = node_at(derivation.root, choice.path)
         if node is None or node.alternative not in choice.alternatives:
-            raise SpaceError(f"not an architecture of this space: {derivation.text}")
+            break
         index = choice.alternatives.index(node.alternative)
         yield Place(choice, index, node)
         decisions.choose(index)
+    if decisions.current is not None or decisions.derivation != derivation:
+        raise SpaceError(f"not an architecture of this space: {derivation.text}")
 
 
 def complete(space: Space, sketch: Node, rng: Random) -> tuple[Derivation, int]:
@@ -92,22 +94,32 @@ def complete(space: Space, sketch: Node, rng: Random) -> tuple[Derivation, int]:
         rng: Source of chance.
 
     Returns:
-        A legal derivation, and how many choices of the sketch were not legal and had to be drawn
-        again (holes not counted).
+        A legal derivation, and how many parts of the sketch, holes not counted, are not in it.
 
     Raises:
         SpaceError: The space is empty.
     """
     decisions = space.decide()
-    repairs = 0
     while (choice := decisions.current) is not None:
         node = node_at(sketch, choice.path)
         if node is not None and node.alternative in choice.alternatives:
             decisions.choose(choice.alternatives.index(node.alternative))
         else:
-            repairs += node is not None and node is not HOLE
             decisions.choose(draw(choice.probabilities, rng))
-    return decisions.derivation, repairs
+    derivation = decisions.derivation
+    return derivation, _missing(sketch, derivation.root)
+
+
+def _missing(sketch: Node, root: Node) -> int:
+    missing = 0
+    stack = [(sketch, root)]
+    while stack:
+        wanted, found = stack.pop()
+        if wanted.alternative is found.alternative:
+            stack += zip(wanted.children, found.children, strict=True)
+        else:
+            missing += wanted is not HOLE
+    return missing
 
 
 def draw(weights: Sequence[float], rng: Random) -> int:

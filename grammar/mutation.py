@@ -1,14 +1,14 @@
 """Mutation: small changes of a derivation that stay in the space."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from random import Random
 
 from nas.grammar.derivation import Derivation, Node
-from nas.grammar.edit import HOLE, Path, Place, complete, draw, places, replaced
+from nas.grammar.edit import HOLE, Place, complete, draw, places, replaced
 from nas.grammar.errors import SpaceError
-from nas.grammar.rules import Alternative, Grammar
+from nas.grammar.rules import Alternative, Grammar, Literal
 from nas.grammar.space import Space
 
 ATTEMPTS = 8
@@ -117,26 +117,18 @@ def insert(
 def hoist(
     space: Space, derivation: Derivation, decided: Sequence[Place], rng: Random
 ) -> Node | None:
-    """A part replaced by one within it, of the same rule or one that it can consist of."""
-    able: list[tuple[Path, Node]] = []
-    for place in decided:
-        plain = {
-            alternative.references[0]: alternative
-            for alternative in place.choice.alternatives
-            if alternative.name is None
-            and len(alternative.symbols) == len(alternative.references) == 1
-        }
-        inside = iter(place.node)
-        next(inside)
-        for node in inside:
-            if node.rule == place.node.rule:
-                able.append((place.choice.path, node))
-            elif node.rule in plain and plain[node.rule] is not place.node.alternative:
-                able.append((place.choice.path, Node(plain[node.rule], (node,))))
+    """A part replaced by one within it, of the same rule or one that it can consist of.
+
+    Only the nearest such parts are taken, so that little is lost: `seq(a, res(b), c)` becomes `a`
+    or `seq(a, c)`, but not `b`.
+    """
+    able = [
+        (place.choice.path, part) for place in decided for part in _nearest_inside(space, place)
+    ]
     if not able:
         return None
-    path, node = rng.choice(able)
-    return replaced(derivation.root, path, node)
+    path, part = rng.choice(able)
+    return replaced(derivation.root, path, part)
 
 
 KINDS: dict[str, Edit] = {
@@ -146,6 +138,26 @@ KINDS: dict[str, Edit] = {
     "hoist": hoist,
 }
 """The kinds of mutation by name."""
+
+
+def _nearest_inside(space: Space, place: Place) -> Iterator[Node]:
+    """What can replace a part and lies within it, without a like one in between."""
+    plain = {
+        a.references[0]: a
+        for a in place.choice.alternatives
+        if a.name is None
+        and len(a.references) == 1
+        and not any(isinstance(symbol, Literal) and symbol.kept for symbol in a.symbols)
+    }
+    stack = list(place.node.children)
+    while stack:
+        node = stack.pop()
+        if node.rule == place.node.rule:
+            yield node
+        elif node.rule in plain and plain[node.rule] is not place.node.alternative:
+            yield Node(plain[node.rule], (node,))
+        else:
+            stack += reversed(node.children)
 
 
 def _wrap(space: Space, place: Place, kept: Node, rng: Random) -> Node | None:

@@ -55,7 +55,7 @@ class TreeSearch:
         self,
         space: Space,
         start: Sequence[Derivation] = (),
-        exploration: float = 1.0,
+        exploration: float = 0.1,
         attempts: int = 10,
     ) -> None:
         self._space = space
@@ -98,9 +98,10 @@ class TreeSearch:
         text = observation.text
         if text not in self._paths:
             derivation = self._archive.derivation(text)
-            self._paths[text] = derivation and tuple(
-                p.index for p in places(self._space, derivation)
-            )
+            if derivation is None:
+                self._paths[text] = None
+            else:
+                self._paths[text] = tuple(p.index for p in places(self._space, derivation))
         path = self._paths[text]
         return None if path is None else (*path, nearest_learning_rate(observation.learning_rate))
 
