@@ -7,6 +7,7 @@ from nas.grammar.completion import (
     Flattest,
     Item,
     refuse_endless,
+    rule_of,
     score,
     settle,
 )
@@ -46,11 +47,12 @@ class Cheapest:
         what, context = item
         if self._flattest(item) is None:
             return None
-        found = self._solved((what, context.core))
+        view = self._contexts.view(rule_of(what), context)
+        found = self._solved((what, view.core))
         deepest = self._contexts.max_depth
         if found is None or deepest is None or context.depth + found.height <= deepest:
             return found
-        return self._solved((what, context.deep_core))
+        return self._solved((what, view.deep_core))
 
     def value(self, leaf: Leaf, context: Context) -> Cost | None:
         """What a setting costs with its blocks' cheapest completions; None where these end."""

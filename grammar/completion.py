@@ -197,7 +197,7 @@ class Flattest:
         what, context = item
         if contexts.too_deep(context):
             return None
-        bare = (what, context.core)
+        bare = (what, contexts.view(rule_of(what), context).core)
         if bare not in self._final:
             self._solve(bare)
         found = self._final[bare]
@@ -215,7 +215,7 @@ class Flattest:
                     yield Edge((), (), ((alternative, context),), (0,))
             return
         below = self._contexts.below(what, context)
-        parts = tuple((rule, below) for rule in what.references)
+        parts = tuple((rule, self._contexts.view(rule, below)) for rule in what.references)
         if not parts or not self._contexts.too_deep(below):
             yield Edge((), (), parts, (levels(what),) * len(parts))
 
@@ -260,12 +260,16 @@ class Flattest:
         return graph, distance, complete
 
 
+def rule_of(what: str | Alternative) -> str:
+    """The rule of an item."""
+    return what if isinstance(what, str) else what.rule
+
+
 def refuse_endless(goal: Item, item: Item) -> NoReturn:
     """Give up on contexts that go on for ever."""
     what = item[0]
-    rule = goal[0] if isinstance(goal[0], str) else goal[0].rule
     raise SpaceError(
-        f"the contexts below `{rule}` do not end (one of them: {item[1]}): bound what `let` makes "
+        f"the contexts below `{rule_of(goal[0])}` do not end (one of them: {item[1]}): bound what `let` makes "
         "of them by a `where`, or write `//@ max_depth N`",
         None if isinstance(what, str) else what.location,
     )

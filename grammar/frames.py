@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from nas.grammar.blocks import BlockCounts
-from nas.grammar.completion import Arguments, CostModel, Edge
+from nas.grammar.completion import Arguments, CostModel, Edge, rule_of
 from nas.grammar.context import Context, Contexts
 from nas.grammar.derivation import Term
 from nas.grammar.errors import SpaceError
@@ -138,13 +138,14 @@ class Frames:
         Raises:
             SpaceError: There are too many to tell what the term costs, or one has no cost.
         """
-        key = (alternative, context.core)
+        core = self.contexts.view(alternative.rule, context).core
+        key = (alternative, core)
         found = self._trees.get(key)
         if found is None:
             try:
-                found = _Growth(self, alternative, context.core, counted=False).tree()
+                found = _Growth(self, alternative, core, counted=False).tree()
             except _CountMattersError:
-                found = _Growth(self, alternative, context.core, counted=True).tree()
+                found = _Growth(self, alternative, core, counted=True).tree()
             self._trees[key] = found
         return found
 
@@ -162,7 +163,10 @@ class Frames:
         return Edge(
             own=leaf.own,
             scale=leaf.scale,
-            parts=tuple((part.what, scopes[part.scope]) for part in leaf.parts),
+            parts=tuple(
+                (part.what, self.contexts.view(rule_of(part.what), scopes[part.scope]))
+                for part in leaf.parts
+            ),
             offsets=tuple(part.level for part in leaf.parts),
             reach=max(chosen.level for chosen in leaf.chosen),
         )

@@ -46,15 +46,20 @@ class OptionTable:
         self._contexts = contexts
         self._flattest = flattest
         self._options: dict[tuple[str, Context], Options] = {}
+        self._legal: dict[tuple[str, Context], tuple[Alternative, ...]] = {}
 
     def legal(self, rule: str, context: Context) -> tuple[Alternative, ...]:
         """The alternatives of a rule that can be chosen in a context and lead to a derivation."""
-        return tuple(
-            alternative
-            for alternative in self._rules[rule]
-            if self._contexts.allows(alternative, context)
-            and self._flattest((alternative, context)) is not None
-        )
+        key = (rule, self._contexts.view(rule, context).deep_core)
+        found = self._legal.get(key)
+        if found is None:
+            found = self._legal[key] = tuple(
+                alternative
+                for alternative in self._rules[rule]
+                if self._contexts.allows(alternative, context)
+                and self._flattest((alternative, context)) is not None
+            )
+        return found
 
     def __call__(self, rule: str, context: Context) -> Options:
         """The options of a rule in a context.
