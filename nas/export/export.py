@@ -1,6 +1,7 @@
 """Writes a trained model as a folder of its own: source, weights, configuration, model card."""
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -61,11 +62,11 @@ def export_model(
         raise UsageError("the derivation to export is not the architecture of the model")
     if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise UsageError(f"{target} exists already: name another folder, or remove it first")
-    title = title or target.name
+    title = " ".join((title or target.name).split())
     files = {
         "model.py": _source(model, derivation, title).encode(),
         "model.safetensors": save(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in _state(model).items()},
+            {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()},
             metadata={"architecture": derivation.text},
         ),
         "config.json": _config(model, derivation, task, metrics or {}).encode(),
@@ -76,10 +77,6 @@ def export_model(
     except OSError as error:
         raise NasError(f"cannot write {target}: {error.strerror or error}") from error
     return target
-
-
-def _state(model: Model) -> dict[str, torch.Tensor]:
-    return dict(model.state_dict())
 
 
 def _write(target: Path, files: Mapping[str, bytes]) -> None:
@@ -126,7 +123,8 @@ def _source(model: Model, derivation: Derivation, title: str) -> str:
         else f"torch.randn({size}, {inputs.channels})"
     )
     return _template("model.py.jinja").render(
-        title=title,
+        # In a docstring: without what would end it or start an escape.
+        title=title.replace("\\", "/").replace('"', "'"),
         architecture=_wrapped(derivation.text, "    "),
         imports=_import_block(imports),
         sections=collected.sections,
@@ -178,7 +176,7 @@ def _config(
             "activations": architecture.activations,
             "state": architecture.state,
         },
-        "metrics": dict(metrics),
+        "metrics": {name: _finite(value) for name, value in metrics.items()},
         "versions": {
             "nas": nas.__version__,
             "torch": torch.__version__,
@@ -186,6 +184,11 @@ def _config(
         },
     }
     return json.dumps(config, indent=2) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no word for infinity or NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _card(

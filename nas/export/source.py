@@ -94,13 +94,21 @@ def _home(module: str, name: str) -> Place:
     source = _module(module)
     if name in source.definitions:
         return module, name
-    if name in source.imports and _is_ours(source.imports[name][0]):
-        return _home(*source.imports[name])
+    origin = source.imports.get(name, ("", ""))
+    # The second condition: a package may import a module of its own.
+    if _is_ours(origin[0]) and origin != (module, name):
+        return _home(*origin)
     raise NasError(f"cannot export: {module} does not define {name}")
 
 
 def _is_ours(module: str) -> bool:
     return module.split(".")[0] == PACKAGE
+
+
+def _short(module: str) -> str:
+    """The name of a module without its package's: `diagonal_scan_cpu`."""
+    parts = module.split(".")
+    return "_".join(parts[2:] or parts[1:])
 
 
 def _is_around(module: str) -> bool:
@@ -113,7 +121,7 @@ def _names(found: Iterable[Place], kept: set[Place]) -> dict[Place, str]:
     defined = [name for _, name in found]
     for module, name in sorted(found):
         clash = defined.count(name) > 1 and (module, name) not in kept
-        names[module, name] = f"{name}_{'_'.join(module.split('.')[2:])}" if clash else name
+        names[module, name] = f"{name}_{_short(module)}" if clash else name
     if len(set(names.values())) < len(names):
         twice = sorted(n for n in names.values() if list(names.values()).count(n) > 1)
         raise NasError(f"cannot export: {twice[0]} has two meanings, rename one of them")
