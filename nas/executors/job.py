@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from nas.errors import NasError
+from nas.errors import NasError, UsageError
 from nas.grammar.derivation import Term
 
 if TYPE_CHECKING:
@@ -204,7 +204,10 @@ def run_job(job: Job) -> JobResult:
                 f"{expected[:12]}): name the right folder with --data"
             )
         left = None if job.seconds is None else job.seconds - (time.perf_counter() - start)
-        result = _train(job, term, task, name.replace("/", "-"), left)
+        try:
+            result = _train(job, term, task, name.replace("/", "-"), left)
+        except UsageError as error:  # a term that is no architecture; the data is there by now
+            return JobResult.failure(_line(error), traceback.format_exc())
         losses[name] = [[step, loss] for step, loss in result.losses]
         seconds = time.perf_counter() - start
         if result.score is None:

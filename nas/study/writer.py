@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, column, insert, select, table, update
 
 from nas.errors import NasError
 from nas.search.base import State
@@ -20,6 +20,8 @@ from nas.study.engine import transaction
 from nas.study.history import STATES, Trial
 from nas.study.lease import Lease
 from nas.study.tables import attempts, jobs, parents
+
+_OPTUNA_TRIALS = table("trials", column("trial_id"), column("number"))
 
 _OPTUNA: dict[State, TrialState] = {ours: theirs for theirs, ours in STATES.items()}
 
@@ -88,7 +90,8 @@ class Writer:
         with transaction(self._storage) as connection:
             self._lease.require(connection)
             key = self._storage.create_new_trial(self._study_id, template)
-            number = self._storage.get_trial(key).number
+            query = select(_OPTUNA_TRIALS.c.number).where(_OPTUNA_TRIALS.c.trial_id == key)
+            number = connection.execute(query).scalar_one()
             if number != trial.number:
                 raise NasError(
                     f"trial {trial.number} would have become {number}: another program writes "
