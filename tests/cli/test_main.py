@@ -1,0 +1,273 @@
+"""The command line as a person meets it: results, exit codes, one line for every mistake."""
+
+import json
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nas.cli import main
+from nas.cli.search import parse_duration, parse_trials
+from nas.errors import UsageError
+from nas.tasks import registry
+from tests.cli import tiny
+
+ROOT = Path(__file__).parents[2]
+SEARCH = ["search", "--task", "tiny", "--workers", "1", "--width", "16", "--name", "s",
+          "--start", "transformer", "--start", "mingru", "--strategy", "random",
+          "--profile", "small", "--final-seeds", "1"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """In an empty folder, with the tiny task."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(registry.TASKS, "tiny", registry.Entry("for tests", tiny.make))
+    return tmp_path
+
+
+@pytest.fixture
+def nas(capsys):
+    """Runs the command line; returns exit code, standard output and standard error."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return run
+
+
+def process(*words: str, **options: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tests.cli.tiny", *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def complaint(code: int, err: str, expected: int) -> str:
+    """The one line that says what is wrong."""
+    assert code == expected, err
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+def test_search_show_report_resume_export(nas, here):
+    code, out, err = nas(*SEARCH, "--trials", "5", "--json")
+    assert code == 0, err
+    rows = [json.loads(line) for line in out.splitlines()]
+    trials = [row for row in rows if "trial" in row]
+    assert sorted(row["trial"] for row in trials) == list(range(5))
+    assert {row["baseline"] for row in trials} >= {"transformer", "mingru"}
+    finals = {row["final"]: row["test"] for row in rows if "final" in row}
+    assert set(finals) >= {"transformer", "mingru"}
+    assert "study s" in err
+
+    code, out, _ = nas("show", "s", "--json")
+    assert [json.loads(line)["trial"] for line in out.splitlines()] == list(range(5))
+    code, out, _ = nas("show", "s", "0")
+    assert code == 0
+    assert out.startswith("net(")
+    code, out, _ = nas("report", "s")
+    assert "nas export s --out best/" in out
+    code, out, _ = nas("studies")
+    assert "tiny" in out
+
+    code, _, err = nas("resume", "s", "--trials", "+2", "--workers", "1", "--final-seeds", "0")
+    assert code == 0, err
+    assert len(nas("show", "s", "--json")[1].splitlines()) == 7
+
+    code, _, err = nas("export", "s", "--out", "best")
+    assert code == 0, err
+    assert {p.name for p in (here / "best").iterdir()} == {
+        "model.py", "model.safetensors", "config.json", "README.md",
+    }  # fmt: skip
+    line = complaint(*pick(nas("export", "s", "--out", "best")), 2)
+    assert "best exists already" in line
+
+
+def pick(result: tuple[int, str, str]) -> tuple[int, str]:
+    return result[0], result[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["search", "--task", "lra/listop", "--trials", "1"], "did you mean lra/listops"),
+        (["search", "--task", "tiny", "--trials", "1", "--space", "no.lark"], "no space file no"),
+        (["search", "--task", "tiny", "--trials", "1", "--strategy", "luck"], "random"),
+        (["search", "--task", "tiny"], "--time 20m"),
+        (["search", "--task", "tiny", "--time", "soon"], "no duration"),
+        (["search", "--task", "tiny", "--trials", "0"], "--trials"),
+        (["search", "--task", "tiny", "--trials", "1", "--profile", "big"], "paper or small"),
+        (["search", "--task", "tiny", "--trials", "1", "--start", "hwak"], "hawk"),
+        (["search", "--task", "tiny", "--trials", "1", "--max-params", "10"], "--max-params"),
+        (["search", "--task", "tiny", "--trials", "1", "--name", "../x"], "is no name"),
+        (["search", "--task", "tiny", "--trial", "1"], "--trial"),
+        (["resume", "nothing"], "no study nothing"),
+        (["show", "nothing"], "no study nothing"),
+        (["export", "nothing", "--out", "x"], "no study nothing"),
+        (["train", "net(res(mlp(4, gelu))", "--task", "tiny"], "column 22"),
+        (["train", "hawk", "--task", "tiny", "--lr", "-1"], "positive"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_a_wrong_call_is_one_line(nas, words, message):
+    profile = ["--profile", "small"] if words[0] in ("search", "train") else []
+    if "--profile" in words:
+        profile = []
+    line = complaint(*pick(nas(*words, *profile)), 2)
+    assert message in line
+    assert not list(Path("results").glob("*.db")) if Path("results").exists() else True
+
+
+def test_a_broken_space_is_named_with_its_line(nas, here):
+    (here / "mine.lark").write_text('//@ version 1\nstart: "net" "(" blok ")"\n')
+    line = complaint(*pick(nas(*SEARCH, "--trials", "1", "--space", "mine.lark")), 2)
+    assert "mine.lark:2" in line
+
+
+def test_a_study_that_exists_is_not_touched(nas):
+    assert nas(*SEARCH, "--trials", "1", "--final-seeds", "0")[0] == 0
+    before = Path("results/s.db").read_bytes()
+    line = complaint(*pick(nas(*SEARCH, "--trials", "1")), 2)
+    assert "exists already" in line
+    assert "nas resume s" in line
+    assert Path("results/s.db").read_bytes() == before
+
+
+def test_a_space_changed_since_is_refused(nas, here):
+    (here / "mine.lark").write_text(
+        '//@ version 1\nstart: "net" "(" block ")" -> net\n'
+        'block: "linear" -> linear //@ 1\n     | "relu" -> relu //@ 1\n'
+        "%import common.WS\n%ignore WS\n"
+    )
+    search = [*SEARCH, "--trials", "1", "--space", "mine.lark", "--final-seeds", "0"]
+    search = [w for w in search if w not in ("--start", "transformer", "mingru")]
+    code, _, err = nas(*search, "--start", "net(linear)")
+    assert code == 0, err
+    (here / "mine.lark").write_text(
+        (here / "mine.lark").read_text().replace("relu //@ 1", "relu //@ 2")
+    )
+    line = complaint(*pick(nas("resume", "s", "--trials", "+1")), 2)
+    assert "the space mine.lark has changed" in line
+
+
+def test_a_damaged_database_is_one_line(nas):
+    assert nas(*SEARCH, "--trials", "1", "--final-seeds", "0")[0] == 0
+    path = Path("results/s.db")
+    data = bytearray(path.read_bytes())
+    data[5000:60000] = os.urandom(55000)
+    path.write_bytes(data)
+    for name in ("s.db-wal", "s.db-shm"):
+        Path("results", name).unlink(missing_ok=True)
+    line = complaint(*pick(nas("resume", "s", "--trials", "+1", "--workers", "1")), 1)
+    assert "s.db" in line
+
+
+def test_a_results_folder_that_cannot_be_written_is_one_line(nas, here):
+    (here / "results").write_text("a file stands where the folder should be")
+    line = complaint(*pick(nas(*SEARCH, "--trials", "1")), 1)
+    assert "results" in line
+
+
+def test_a_damaged_checkpoint_is_said_and_left_aside(nas, here):
+    assert nas(*SEARCH, "--trials", "1", "--final-seeds", "0")[0] == 0
+    (state,) = here.glob("results/studies/s/trial-000000/*/tiny/step-*/state.safetensors")
+    state.write_bytes(state.read_bytes()[:-7])
+    line = complaint(*pick(nas("export", "s", "--out", "best")), 1)
+    assert "damaged checkpoint" in line
+    assert not (here / "best").exists()
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(here):
+    # Files of this process may not grow over a limit: the database hits it after some trials.
+    first = process(*SEARCH, "--trials", "3", "--final-seeds", "0")
+    assert first.wait(timeout=120) == 0, first.stderr.read()
+    size = sum(
+        Path(f"results/s.db{end}").stat().st_size
+        for end in ("", "-wal")
+        if Path(f"results/s.db{end}").exists()
+    )
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20_000, size + 20_000))
+
+    full = process("resume", "s", "--trials", "+400", "--workers", "1", preexec_fn=limit)
+    _, err = full.communicate(timeout=200)
+    line = complaint(full.returncode, err, 1)
+    assert "full" in line or "large" in line or "write" in line
+    after = process("resume", "s", "--trials", "+0", "--workers", "1", "--final-seeds", "0")
+    _, err = after.communicate(timeout=120)
+    assert after.returncode == 0, err
+    with sqlite3.connect("results/s.db") as database:
+        assert database.execute("pragma integrity_check").fetchone() == ("ok",)
+        states = [row[0] for row in database.execute("select state from trials order by number")]
+    assert len(states) >= 3
+    assert set(states) <= {"COMPLETE", "PRUNED"}
+
+
+def test_ctrl_c_keeps_the_state(here):
+    search = process(*SEARCH, "--trials", "500", "--final-seeds", "0")
+    deadline = time.monotonic() + 90
+    database = Path("results/s.db")
+    while time.monotonic() < deadline:
+        if database.exists() and count(database) >= 3:
+            break
+        time.sleep(0.05)
+    search.send_signal(signal.SIGINT)
+    _, err = search.communicate(timeout=60)
+    line = complaint(search.returncode, err, 130)
+    assert line == "error: interrupted"
+    assert "nas resume s" in err
+    again = process("resume", "s", "--trials", "+1", "--workers", "1", "--final-seeds", "0")
+    _, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+
+
+def count(database: Path) -> int:
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            return connection.execute(
+                "select count(*) from trials where state in ('COMPLETE', 'PRUNED')"
+            ).fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("20m", 1200), ("1h30m", 5400), ("2d", 172800), ("1h5s", 3605)],
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "-5m", "5 minutes", "0m", "1.5h"])
+def test_what_is_no_duration(text):
+    with pytest.raises(UsageError):
+        parse_duration(text)
+
+
+def test_numbers_of_trials():
+    assert parse_trials("40", 7) == 40
+    assert parse_trials("+40", 7) == 47
+    with pytest.raises(UsageError):
+        parse_trials("many", 7)
