@@ -113,3 +113,21 @@ def with_numbers(
     before = without_numbers(parts[:place], location)
     after = without_numbers(parts[place + 1 :], location)
     return [(*before, Literal(str(value), keeps), *after) for value in numbers.values]
+
+
+def check_flags(alternative: Alternative, location: Location) -> None:
+    """Refuse a word of a pragma that means nothing on its alternative.
+
+    Raises:
+        SpaceError: There are no parts to order, or the alternative is inlined.
+    """
+    if alternative.name is None and (
+        alternative.commutative or alternative.associative or alternative.identity
+    ):
+        raise SpaceError("what is inlined has no order of its own: drop the word", location)
+    blocks = len(alternative.references)
+    for word in ("commutative", "associative"):
+        if getattr(alternative, word) and blocks < 2:
+            raise SpaceError(f"`{word}` needs two parts to put in order: drop it", location)
+    if alternative.identity and blocks:
+        raise SpaceError("`identity` computes nothing, so it has no parts: drop it", location)

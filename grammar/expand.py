@@ -21,6 +21,7 @@ from nas.grammar.drafts import (
     Number,
     Part,
     Place,
+    check_flags,
     fixed,
     times,
     with_numbers,
@@ -156,7 +157,7 @@ class Expander:
                     scope.at(option.line),
                     **dict.fromkeys(pragma.flags, True),
                 )
-                _check_flags(alternative, pragma.location)
+                check_flags(alternative, pragma.location)
                 inlines = inlines_one and option.alias is None
                 drafts.append(Draft(alternative, option, here, inlines))
         self._count += len(drafts)
@@ -331,16 +332,3 @@ _NO_GENERATOR = (
 
 def _shown(part: Literal | Number) -> str:
     return f'"{part.text}"' if isinstance(part, Literal) else "INT"
-
-
-def _check_flags(alternative: Alternative, location: Location) -> None:
-    if alternative.name is None and (
-        alternative.commutative or alternative.associative or alternative.identity
-    ):
-        raise SpaceError("what is inlined has no order of its own: drop the word", location)
-    blocks = len(alternative.references)
-    for word in ("commutative", "associative"):
-        if getattr(alternative, word) and blocks < 2:
-            raise SpaceError(f"`{word}` needs two parts to put in order: drop it", location)
-    if alternative.identity and blocks:
-        raise SpaceError("`identity` computes nothing, so it has no parts: drop it", location)

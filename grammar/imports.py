@@ -167,7 +167,8 @@ def _read(path: str, importer: Location | None) -> str:
     if len(content) > MAX_BYTES:
         raise refuse(f"larger than {MAX_BYTES} bytes")
     try:
-        return content.decode()
+        # As Python's text files, which Lark reads: every kind of line end is one.
+        return content.decode().replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise SpaceError("is not UTF-8 text", Location(path, line)) from None

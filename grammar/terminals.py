@@ -1,11 +1,11 @@
 """What terminals stand for: fixed text, numbers, or what is skipped between words."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from nas.grammar.errors import Location, SpaceError
-from nas.grammar.syntax_tree import Name, Option, Pattern, Quoted, Repeat
+from nas.grammar.syntax_tree import Group, Instance, Item, Name, Option, Pattern, Quoted, Repeat
 
 MAX_LITERAL = 100  # characters
 
@@ -83,7 +83,15 @@ def classify(
         options: The right side of its definition.
         location: Where it stands.
         lookup: What another terminal stands for.
+
+    Raises:
+        SpaceError: It holds a rule, a terminal that is not there, or a string that is refused.
     """
+    for item in _all_items(options):
+        if isinstance(item, Instance) or (isinstance(item, Name) and not item.is_terminal):
+            raise SpaceError("a terminal cannot hold a rule: write a rule instead", location)
+        if isinstance(item, Name):
+            lookup(item.text)
     if len(options) != 1 or len(options[0].items) != 1:
         return Terminal(OTHER)
     (item,) = options[0].items
@@ -99,6 +107,18 @@ def classify(
         inner = classify((Option((item.item,), None, item.line, item.line),), location, lookup)
         return {DIGIT: Terminal(NUMBER), BLANK: inner}.get(inner.kind, Terminal(OTHER))
     return Terminal(OTHER)
+
+
+def _all_items(options: Iterable[Option]) -> Iterator[Item]:
+    for option in options:
+        waiting = list(option.items)
+        while waiting:
+            item = waiting.pop()
+            yield item
+            if isinstance(item, Repeat):
+                waiting.append(item.item)
+            elif isinstance(item, Group):
+                yield from _all_items(item.options)
 
 
 def _pattern(text: str) -> Terminal:

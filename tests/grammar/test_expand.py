@@ -9,6 +9,7 @@ from lark import Lark, Token, Tree
 
 from nas.grammar.derivation import Term
 from nas.grammar.expression import Value
+from nas.grammar.loader import load_grammar
 from nas.grammar.space import Space
 
 HEAD = "%import common.WS\n%ignore WS\n"
@@ -193,6 +194,16 @@ def test_every_text_parses_to_larks_own_tree(name: str, tmp_path: Path) -> None:
         assert space.parse(derivation.text) == derivation
     alternatives = {(a.rule, a.index) for rule in space.grammar.rules.values() for a in rule}
     assert used == alternatives
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_of_all_systems(end: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.lark"
+    text = HEAD + 'start: "a"  //@ 1\n     | "b"  //@ 3\n'
+    path.write_bytes(text.replace("\n", end).encode())
+    grammar = load_grammar(path)
+    assert [a.weight.constant for a in grammar.rules["start"]] == [1, 3]
+    assert [a.location.line for a in grammar.rules["start"]] == [3, 4]
 
 
 def probabilities(tmp_path: Path, rules: str, texts: list[str]) -> list[float]:

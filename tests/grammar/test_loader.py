@@ -89,6 +89,8 @@ BROKEN = {
     "terminal of two": (GOOD + 'block: A\nA: "a" | "b"\n', 4, "which text `A` stands for"),
     "unknown terminal": (GOOD + "block: INTT\n", 4, "`INTT` is not defined (did you mean `INT`?)"),
     "terminal in itself": (GOOD + "block: A\nA: B\nB: A\n", 6, "refers to itself"),
+    "terminal of a rule": (GOOD + BLOCK + 'A: ("a" | block)+\n', 5, "cannot hold a rule"),
+    "terminal of nothing": (GOOD + BLOCK + 'A: "a" | BB\n', 5, "`BB` is not defined"),
     "declared": (GOOD + "block: A\n%declare A\n", 5, "`%declare` gives no text"),
     "any case": (GOOD + '!block: "a"i\n', 4, "drop the `i`"),
     "white space": (GOOD + '!block: "a b"\n', 4, "write one string for each word"),
