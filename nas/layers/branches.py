@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from nas.layers.activation import activate
 from nas.layers.base import Cost, Primitive, Shape, State, primitive
+from nas.layers.numerics import bounded
 from nas.layers.projection import Projection, projection_cost
 
 
@@ -128,7 +129,7 @@ class Gated(Primitive):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [B, L, D] to [B, L, D]."""
-        return self.output(self.block(self.value(x)) * activate(self.gate(x), self.activation))
+        return self._join(self.block(self.value(x)), x)
 
     def init_state(self, batch: int, device: torch.device | str, dtype: torch.dtype) -> State:
         """The state of the block."""
@@ -137,7 +138,10 @@ class Gated(Primitive):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The block takes its step."""
         y, state = self.block.step(self.value(x), state)
-        return self.output(y * activate(self.gate(x), self.activation)), state
+        return self._join(y, x), state
+
+    def _join(self, y: Tensor, x: Tensor) -> Tensor:
+        return bounded(self.output(y * activate(self.gate(x), self.activation)))
 
     def output_weights(self) -> list[nn.Parameter]:
         """Those of the last linear map."""

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from nas.layers.activation import activate
 from nas.layers.base import Cost, Shape, TokenWise, primitive
+from nas.layers.numerics import bounded
 from nas.layers.projection import Projection, projection_cost
 
 
@@ -93,7 +94,7 @@ class GLU(TokenWise):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [B, L, D] to [B, L, D]."""
-        return self.output(activate(self.gate(x), self.activation) * self.value(x))
+        return bounded(self.output(activate(self.gate(x), self.activation) * self.value(x)))
 
     def output_weights(self) -> list[nn.Parameter]:
         """W3."""

@@ -1,5 +1,6 @@
 """Small numerical guards that several layers share."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,11 +8,31 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LARGEST_ROOT_GRADIENT = 1000.0
+LARGEST_TOKEN = 1000.0
 
 
 def at_least_float32(x: Tensor) -> Tensor:
     """The tensor in float32 if its type is shorter (gates and norms lose too much in bfloat16)."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def bounded(x: Tensor) -> Tensor:
+    """Scales tokens down whose root mean square over the channels is above `LARGEST_TOKEN`.
+
+    Products and sums over time can make tokens larger than they were, products even of tokens that
+    products have made: a dozen such layers without a norm between them overflow. Tokens of any size
+    that a network with norms meets pass unchanged, larger ones keep their direction. The factor
+    counts as a constant in the gradient, which shrinks as much as the token does.
+
+    Args:
+        x: Tokens, [..., D].
+
+    Returns:
+        [..., D].
+    """
+    size = torch.linalg.vector_norm(at_least_float32(x.detach()), dim=-1, keepdim=True)
+    largest = LARGEST_TOKEN * math.sqrt(x.shape[-1])
+    return x * (largest / size.clamp(min=largest)).to(x.dtype)
 
 
 def bounded_sqrt(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from nas.layers.gates import (
     RecurrenceGate,
     SigmoidGate,
 )
+from nas.layers.numerics import bounded
 from nas.layers.projection import block_diagonal_cost, projection_cost
 
 
@@ -49,7 +50,7 @@ class Scan(Primitive):
             h = torch.cat((forward, backward), dim=-1)
         else:
             h, _ = diagonal_scan(a, b, reverse=self.direction == "backward")
-        return h.to(x.dtype)
+        return bounded(h).to(x.dtype)
 
     def init_state(self, batch: int, device: torch.device | str, dtype: torch.dtype) -> State:
         """h, [B, D], in at least float32."""
@@ -64,7 +65,7 @@ class Scan(Primitive):
             return super().step(x, state)
         a, b = self._gates(x)
         h, state = diagonal_scan_step(a, b, state)
-        return h.to(x.dtype), state
+        return bounded(h).to(x.dtype), state
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The gates and the inputs of tokens [..., D], both [..., D]."""
