@@ -115,13 +115,21 @@ class Archive:
         self._derivations: dict[str, Derivation | None] = {}
 
     def derivation(self, text: str) -> Derivation | None:
-        """The derivation of a text, or None when the space does not contain it."""
+        """The derivation of a text, or None when the space does not derive it.
+
+        Under several caps there are a few that a study may be started with all the same: they fit,
+        but the decisions, which keep a reserve for what is still open, do not lead there.
+        """
         if text not in self._derivations:
-            try:
-                self._derivations[text] = self._space.parse(text)
-            except SpaceError:
-                self._derivations[text] = None
+            self._derivations[text] = self._parsed(text)
         return self._derivations[text]
+
+    def _parsed(self, text: str) -> Derivation | None:
+        try:
+            derivation = self._space.parse(text)
+        except SpaceError:
+            return None
+        return derivation if self._space.log_probability(derivation) > -math.inf else None
 
 
 class Start:

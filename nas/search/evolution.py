@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import islice
 
 from nas.grammar.crossover import crossover
 from nas.grammar.derivation import Derivation
@@ -64,8 +65,8 @@ class RegularizedEvolution:
         first = self._start.propose(history)
         if first is not None:
             return first
-        alive = [o for o in history if o.finished and self._archive.derivation(o.text)]
-        alive = alive[-self._population :]
+        finished = (o for o in reversed(history) if o.finished and self._archive.derivation(o.text))
+        alive = list(islice(finished, self._population))
         founding = len(history) < self._founders or not alive
         return propose_new(
             history,

@@ -63,7 +63,7 @@ class TreeSearch:
         self._exploration = exploration
         self._attempts = attempts
         self._archive = Archive(space)
-        self._paths: dict[str, Path | None] = {}
+        self._paths: dict[tuple[str, float], tuple[Path, Path] | None] = {}
 
     def propose(self, history: Sequence[Observation], rng: random.Random) -> Proposal:
         """A start that is missing in the history, or where the tree leads."""
@@ -71,9 +71,10 @@ class TreeSearch:
         if first is not None:
             return first
         visits = self._visits(history)
+        closed = self._closed(history)
 
         def draw_again(_: int) -> Proposal:
-            path, proposal = self._descend(visits, rng)
+            path, proposal = self._descend(visits, closed, rng)
             visits.append((path, 0.0))
             return proposal
 
@@ -88,51 +89,83 @@ class TreeSearch:
             rewards.setdefault(observation.fitness, rank / last)
         visits = []
         for observation in history:
-            path = self._path(observation)
-            if path is not None:
+            known = self._known(observation)
+            if known is not None:
                 reward = rewards[observation.fitness] if observation.finished else 0.0
-                visits.append((path, reward))
+                visits.append((known[0], reward))
         return visits
 
-    def _path(self, observation: Observation) -> Path | None:
-        text = observation.text
-        if text not in self._paths:
-            derivation = self._archive.derivation(text)
-            if derivation is None:
-                self._paths[text] = None
-            else:
-                self._paths[text] = tuple(p.index for p in places(self._space, derivation))
-        path = self._paths[text]
-        return None if path is None else (*path, nearest_learning_rate(observation.learning_rate))
+    def _closed(self, history: Sequence[Observation]) -> set[Path]:
+        """Every node of the tree below which all has been tried."""
+        tried: dict[Path, set[int]] = {}  # by node, which of its alternatives
+        closed: set[Path] = set()
+        for observation in history:
+            known = self._known(observation)
+            if known is None:
+                continue
+            node, widths = known
+            while node:
+                closed.add(node)
+                node, index = node[:-1], node[-1]
+                below = tried.setdefault(node, set())
+                below.add(index)
+                if len(below) < widths[len(node)]:
+                    break
+        return closed
 
-    def _descend(self, visits: list[Visit], rng: random.Random) -> tuple[Path, Proposal]:
+    def _known(self, observation: Observation) -> tuple[Path, Path] | None:
+        """A trial's decisions, and how many alternatives each of them had."""
+        key = (observation.text, observation.learning_rate)
+        if key not in self._paths:
+            derivation = self._archive.derivation(observation.text)
+            if derivation is None:
+                self._paths[key] = None
+            else:
+                decided = list(places(self._space, derivation))
+                path = [place.index for place in decided]
+                widths = [len(place.choice.alternatives) for place in decided]
+                path.append(nearest_learning_rate(observation.learning_rate))
+                widths.append(len(LEARNING_RATES))
+                self._paths[key] = tuple(path), tuple(widths)
+        return self._paths[key]
+
+    def _descend(
+        self, visits: list[Visit], closed: set[Path], rng: random.Random
+    ) -> tuple[Path, Proposal]:
         decisions = self._space.decide()
-        path: list[int] = []
+        path: Path = ()
         while (choice := decisions.current) is not None:
-            index, visits = self._choose(choice.probabilities, visits, len(path), rng)
-            path.append(index)
+            index, visits = self._choose(choice.probabilities, visits, closed, path, rng)
+            path = (*path, index)
             decisions.choose(index)
         even = (1 / len(LEARNING_RATES),) * len(LEARNING_RATES)
-        index, _ = self._choose(even, visits, len(path), rng)
-        proposal = Proposal(decisions.derivation, LEARNING_RATES[index], "tree")
-        return (*path, index), proposal
+        index, _ = self._choose(even, visits, closed, path, rng)
+        return (*path, index), Proposal(decisions.derivation, LEARNING_RATES[index], "tree")
 
     def _choose(
-        self, priors: Sequence[float], visits: list[Visit], depth: int, rng: random.Random
+        self,
+        priors: Sequence[float],
+        visits: list[Visit],
+        closed: set[Path],
+        path: Path,
+        rng: random.Random,
     ) -> tuple[int, list[Visit]]:
         """The next decision, and the visits of those that took it."""
         if not visits:
             return draw(priors, rng), visits
+        depth = len(path)
         taken: dict[int, list[Visit]] = {}
         for visit in visits:
             taken.setdefault(visit[0][depth], []).append(visit)
-        mean = sum(reward for _, reward in visits) / len(visits)
+        sums = {index: sum([reward for _, reward in here]) for index, here in taken.items()}
+        mean = sum(sums.values()) / len(visits)
         scale = self._exploration * math.sqrt(len(visits))
 
         def bound(index: int) -> float:
-            here = taken.get(index, ())
-            value = sum(reward for _, reward in here) / len(here) if here else mean
-            return value + scale * priors[index] / (1 + len(here))
+            times = len(taken.get(index, ()))
+            value = sums[index] / times if times else mean
+            return value + scale * priors[index] / (1 + times)
 
-        best = max(range(len(priors)), key=bound)
+        indices = range(len(priors))
+        best = max([i for i in indices if (*path, i) not in closed] or indices, key=bound)
         return best, taken.get(best, [])
