@@ -1,7 +1,8 @@
 """Caps on what an architecture costs: what each choice takes at least, and what is left for it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import sub
 
 from nas.grammar.cheapest import Cheapest
 from nas.grammar.choices import Slack
@@ -60,6 +61,7 @@ class Budget:
         self._caps = dict(caps)
         self._frames = Frames(grammar, contexts, options.legal, costs, tuple(caps))
         self._cheapest = Cheapest(contexts, flattest, self._frames, tuple(caps.values()))
+        self._extras: dict[tuple[str | Alternative, Context], list[Slack]] = {}
         self._values: dict[tuple[Alternative, Context], dict[int, Slack | None]] = {}
 
     def has_cost(self, alternative: Alternative) -> bool:
@@ -71,6 +73,18 @@ class Budget:
         completion = self._cheapest((what, context))
         assert completion is not None, "asked for what is not legal"
         return completion.cost
+
+    def extras(
+        self, what: str | Alternative, alternatives: Sequence[Alternative], context: Context
+    ) -> list[Slack]:
+        """How much more than the cheapest derivation of a rule each of its alternatives costs."""
+        key = (what, context)
+        found = self._extras.get(key)
+        if found is None:
+            least = self.least(what, context)
+            found = [tuple(map(sub, self.least(a, context), least)) for a in alternatives]
+            self._extras[key] = found
+        return found
 
     def slack(self, start: str, root: Context) -> Slack:
         """What the caps leave after the cheapest derivation of the whole.

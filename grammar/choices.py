@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from nas.grammar.context import Context
+from nas.grammar.derivation import Node
 from nas.grammar.rules import Alternative
 
-Emit = tuple[Alternative, int]
-"""An alternative that joins the derivation, and the number of its children."""
+Emit = tuple[Alternative | Node, int]
+"""An alternative that joins the derivation and the number of its children, or a leaf and 0."""
 
 Slack = tuple[float, ...]
 """What is left of each cap, after the cheapest completion of everything that is still open."""
@@ -47,7 +48,8 @@ class Point:
 
     __slots__ = (
         "_affordable",
-        "_order",
+        "_picks",
+        "_ranked",
         "alternatives",
         "at",
         "context",
@@ -94,7 +96,8 @@ class Point:
         self.tails: list[tuple[Point | str, ...]] = [()] * count
         self.routes: list[tuple[tuple[tuple[int, ...], Point], ...]] = [()] * count
         self.fixed = False
-        self._order: list[int] | None = None
+        self._ranked = sorted(self.spends)
+        self._picks: dict[int, tuple[tuple[int, ...], list[float]]] = {}
         self._affordable: dict[tuple[int, ...], tuple[tuple[float, ...], list[float]]] = {}
 
     def affordable(self, slack: Slack) -> tuple[int, ...]:
@@ -123,6 +126,10 @@ class Point:
             slack: What is left of it.
             chance: A random number in [0, 1).
         """
-        spends = self.spends
-        indices = tuple([i for i, spent in enumerate(spends) if spent <= slack])
-        return indices[bisect_right(self.renormalised(indices)[1], chance)]
+        count = bisect_right(self._ranked, slack)
+        found = self._picks.get(count)
+        if found is None:
+            indices = self.affordable((slack,))
+            found = self._picks[count] = (indices, self.renormalised(indices)[1])
+        indices, cumulative = found
+        return indices[bisect_right(cumulative, chance)]

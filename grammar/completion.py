@@ -269,7 +269,7 @@ def refuse_endless(goal: Item, item: Item) -> NoReturn:
     """Give up on contexts that go on for ever."""
     what = item[0]
     raise SpaceError(
-        f"the contexts below `{rule_of(goal[0])}` do not end (one of them: {item[1]}): bound what `let` makes "
-        "of them by a `where`, or write `//@ max_depth N`",
+        f"the contexts below `{rule_of(goal[0])}` do not end (one of them: {item[1]}): bound what "
+        "`let` makes of them by a `where`, or write `//@ max_depth N`",
         None if isinstance(what, str) else what.location,
     )

@@ -27,7 +27,11 @@ class Term:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Node:
-    """An alternative and the nodes of its non-terminals, from left to right."""
+    """An alternative and the nodes of its non-terminals, from left to right.
+
+    Nodes may be shared, within a derivation and between them: where one stands is told by its path,
+    not by the object.
+    """
 
     alternative: Alternative
     children: tuple["Node", ...] = ()

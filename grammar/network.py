@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import mul, sub
 from random import Random
 
 from nas.grammar.budget import Budget, Frame
@@ -80,9 +81,8 @@ class Network:
                 alternatives, probabilities = (what,), (1.0,)
             deltas: list[Slack] = [()] * len(alternatives)
             if self._budget is not None:
-                least = self._budget.least(what, context)
-                costs = [self._budget.least(alternative, context) for alternative in alternatives]
-                deltas = [_delta(cost, least, scale) for cost in costs]
+                extras = self._budget.extras(what, alternatives, context)
+                deltas = [tuple(map(mul, extra, scale)) for extra in extras]
             found = Point(rule, context, (), alternatives, probabilities, deltas, scale, None)
             self._points[key] = found
         return found
@@ -150,7 +150,7 @@ class Network:
             if value is not None and alternative in weights:
                 alternatives.append(alternative)
                 branches.append(branch)
-                deltas.append(_delta(value, least, scale))
+                deltas.append(tuple(map(mul, map(sub, value, least), scale)))
         total = sum(weights[a] for a in alternatives)
         probabilities = [weights[a] / total for a in alternatives]
         plan = _Plan(frame, scopes, setting, branches)
@@ -160,7 +160,7 @@ class Network:
 
     def _derive(self, point: Point, index: int, scopes: tuple[Context, ...], leaf: Leaf) -> None:
         """Text, nodes and points that follow when all parameters of a term are chosen."""
-        scale = tuple(s * m for s, m in zip(point.scale, leaf.scale, strict=True))
+        scale = tuple(map(mul, point.scale, leaf.scale))
         emits: list[Emit] = []
         texts: list[str] = []
         tail: list[Point | str] = []
@@ -204,7 +204,7 @@ class Network:
                 continue
             texts = self._texts(top.alternative)
             arity = len(texts) - 1
-            yield top.alternative, arity
+            yield (top.alternative, arity) if arity else (Node(top.alternative), 0)
             for child in reversed(range(arity)):
                 stack += (texts[child + 1], at[(*top.route, child)])
             yield texts[0]
@@ -283,15 +283,16 @@ class Network:
     def _finished(self, order: list[Emit], parts: list[str]) -> Derivation:
         nodes: list[Node] = []  # finished, the leftmost on top
         pop = nodes.pop
-        for alternative, arity in reversed(order):
-            if arity == 0:
-                nodes.append(Node(alternative))
+        push = nodes.append
+        for what, arity in reversed(order):
+            if isinstance(what, Node):
+                push(what)
             elif arity == 1:
-                nodes.append(Node(alternative, (pop(),)))
+                push(Node(what, (pop(),)))
             elif arity == 2:
-                nodes.append(Node(alternative, (pop(), pop())))
+                push(Node(what, (pop(), pop())))
             else:
-                nodes.append(Node(alternative, tuple([pop() for _ in range(arity)])))
+                push(Node(what, tuple([pop() for _ in range(arity)])))
         derivation = Derivation(pop())
         derivation.__dict__["text"] = self._write(parts)  # what the cached property would write
         return derivation
@@ -299,16 +300,12 @@ class Network:
 
 def spend(slack: Slack, delta: Slack) -> Slack:
     """What is left of the slack."""
-    return tuple(left - spent for left, spent in zip(slack, delta, strict=True))
-
-
-def _delta(cost: Slack, least: Slack, scale: Slack) -> Slack:
-    return tuple(s * (c - m) for c, m, s in zip(cost, least, scale, strict=True))
+    return tuple(map(sub, slack, delta))
 
 
 def _due(text: str, emits: tuple[Emit, ...], like: Point) -> Point:
     """Text and nodes that follow a block of the same term: a point without a choice."""
     nothing = (0,) * len(like.scale)
-    due = Point(like.rule, like.context, (), (emits[0][0],), (1.0,), (nothing,), like.scale, None)
+    due = Point(like.rule, like.context, (), like.alternatives[:1], (1.0,), (nothing,), (), None)
     due.heads[0], due.emits[0], due.fixed = text, emits, True
     return due
