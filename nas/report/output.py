@@ -6,11 +6,11 @@ from typing import Any
 
 from rich.console import Console
 
-messages = Console(stderr=True, highlight=False)
+messages = Console(stderr=True, highlight=False, soft_wrap=True)
 """Progress and remarks."""
 
-tables = Console(highlight=False)
-"""Tables for people."""
+tables = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+"""Tables for people; in a file or a pipe they are wide enough for an architecture."""
 
 
 def print_line(row: dict[str, Any]) -> None:

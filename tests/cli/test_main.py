@@ -138,7 +138,8 @@ def test_a_wrong_call_is_one_line(nas, words, message):
 
 
 def test_a_broken_space_is_named_with_its_line(nas, here):
-    (here / "mine.lark").write_text('//@ version 1\nstart: "net" "(" blok ")"\n')
+    text = '//@ version 1\nstart: "net" "(" blok ")"\n%import common.WS\n%ignore WS\n'
+    (here / "mine.lark").write_text(text)
     line = complaint(*pick(nas(*SEARCH, "--trials", "1", "--space", "mine.lark")), 2)
     assert "mine.lark:2" in line
 
@@ -234,9 +235,8 @@ def test_ctrl_c_keeps_the_state(here):
         time.sleep(0.05)
     search.send_signal(signal.SIGINT)
     _, err = search.communicate(timeout=60)
-    line = complaint(search.returncode, err, 130)
-    assert line == "error: interrupted"
-    assert "nas resume s" in err
+    assert search.returncode == 130
+    assert err.splitlines()[-1] == "interrupted; nothing is lost: nas resume s"
     again = process("resume", "s", "--trials", "+1", "--workers", "1", "--final-seeds", "0")
     _, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
