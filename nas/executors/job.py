@@ -206,8 +206,8 @@ def run_job(job: Job) -> JobResult:
         left = None if job.seconds is None else job.seconds - (time.perf_counter() - start)
         try:
             result = _train(job, term, task, name.replace("/", "-"), left)
-        except UsageError as error:  # a term that is no architecture; the data is there by now
-            return JobResult.failure(_line(error), traceback.format_exc())
+        except UsageError as wrong:  # a term that is no architecture; the data is there by now
+            return JobResult.failure(_line(wrong), traceback.format_exc())
         losses[name] = [[step, loss] for step, loss in result.losses]
         seconds = time.perf_counter() - start
         if result.score is None:

@@ -9,7 +9,8 @@ import shutil
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class Driver:
         space: The study's space: texts of the record are parsed with it.
         lease: The study's lease, held.
         limits: When to stop; None: as the study says.
-        listener: Called with every trial whose record has changed; must be quick.
+        listener: Called with every trial whose record has changed, by the thread that changed it.
 
     Raises:
         NasError: The record cannot be read or written, or the lease is lost.
@@ -68,7 +69,7 @@ class Driver:
         self._limits = limits or study.limits
         self._listener = listener or (lambda observation: None)
         self._started = time.monotonic()
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._writer = Writer(study.storage, study.id, definition.rungs, lease)
         self._trials: list[Trial] = []
         self._history: list[Observation] = []
@@ -78,6 +79,7 @@ class Driver:
         self._losses: Counter[int] = Counter()
         self._running: dict[int, Job] = {}
         self._next_rung: deque[int] = deque()
+        self._unsaid: deque[Observation] = deque()
         for trial in study.trials():
             self._keep(trial)
         left = [trial for trial in self._trials if trial.state == "running"]
@@ -95,7 +97,7 @@ class Driver:
         Raises:
             NasError: The record cannot be written.
         """
-        with self._lock:
+        with self._changing():
             while not self._late:
                 if self._next_rung:
                     trial = self._trials[self._next_rung.popleft()]
@@ -122,7 +124,7 @@ class Driver:
             NasError: The record cannot be written; or the machine could not do the job (the trial
                 waits, and goes on in the next run).
         """
-        with self._lock:
+        with self._changing():
             if not self._current(job):
                 return
             trial = self._trials[job.trial]
@@ -156,19 +158,19 @@ class Driver:
             job: As `next_job` gave it.
             why: What is known about it.
         """
-        with self._lock:
+        with self._changing():
             if not self._current(job):
                 return
             self._losses[job.trial] += 1
-            if self._losses[job.trial] >= MAX_LOSSES:
-                error = f"its worker was lost {MAX_LOSSES} times, at last: {why}"
-                self.tell(job, JobResult.failure(error))
-            else:
+            if self._losses[job.trial] < MAX_LOSSES:
                 self._set_waiting([self._trials[job.trial]], why)
+                return
+        error = f"its worker was lost {MAX_LOSSES} times, at last: {why}"
+        self.tell(job, JobResult.failure(error))
 
     def suspend(self) -> None:
         """Take all jobs back: their trials wait in the record for the next driver."""
-        with self._lock:
+        with self._changing():
             if running := [trial for trial in self._trials if trial.state == "running"]:
                 self._set_waiting(running)
 
@@ -303,10 +305,24 @@ class Driver:
         return out is not None and (out.attempt, out.rung) == (job.attempt, job.rung)
 
     def _changed(self, trial: Trial) -> Trial:
-        """Keep what the record now says of a trial, and say so."""
+        """Keep what the record now says of a trial, to be said when the lock is free."""
         self._keep(trial)
-        self._listener(trial.observation)
+        self._unsaid.append(trial.observation)
         return trial
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Hold the lock, then tell the listener: it may wait for others who wait for the lock."""
+        try:
+            with self._lock:
+                yield
+        finally:
+            while (observation := self._pop_unsaid()) is not None:
+                self._listener(observation)
+
+    def _pop_unsaid(self) -> Observation | None:
+        with self._lock:
+            return self._unsaid.popleft() if self._unsaid else None
 
     def _keep(self, trial: Trial) -> None:
         if trial.number == len(self._trials):

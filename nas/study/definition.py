@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from nas.errors import UsageError
+from nas.errors import NasError, UsageError
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,20 @@ class Definition:
 
     @classmethod
     def from_json(cls, text: str) -> "Definition":
-        """The inverse of `to_json`."""
-        values = json.loads(text)
-        for name in ("tasks", "rungs", "start"):
-            values[name] = tuple(values[name])
-        return cls(**values)
+        """The inverse of `to_json`.
+
+        Raises:
+            NasError: Another version of this program wrote it.
+        """
+        try:
+            values = json.loads(text)
+            for name in ("tasks", "rungs", "start"):
+                values[name] = tuple(values[name])
+            return cls(**values)
+        except (ValueError, KeyError, TypeError) as error:
+            raise NasError(
+                f"a study's definition cannot be read ({error}): another version of nas wrote it"
+            ) from error
 
     def refuse_changes(self, current: "Definition", study: str) -> None:
         """Make sure that a study goes on with what it began with.

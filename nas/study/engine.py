@@ -170,8 +170,12 @@ def _create_file(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _storage(URL.create("sqlite", database=str(temporary)), create=True).engine.dispose()
-        with suppress(FileExistsError):  # another process was faster: its file is as good
+        try:
             os.link(temporary, path)
+        except FileExistsError:
+            pass  # another process was faster: its file is as good
+        except OSError:  # a file system without links
+            os.rename(temporary, path)
     except OSError as error:
         raise NasError(_unwritable(path, error.strerror)) from error
     finally:

@@ -243,6 +243,37 @@ def test_the_same_work_is_not_done_twice(scripted):
     assert driver._strategy.seen[3][2].score == 0.9
 
 
+def test_a_replayed_trial_is_stopped_where_the_earlier_one_was(scripted):
+    texts = [A, B, C, "net(conv(4))"]
+    study, driver = scripted([(text, 1e-3) for text in (*texts, texts[3])])
+    while job := driver.next_job():
+        driver.tell(job, complete(0.9 - job.trial / 10))
+    trials = study.trials()
+    assert [trial.state for trial in trials] == ["complete", "complete"] + 3 * ["pruned"]
+    assert (trials[4].replayed, trials[4].scores, trials[4].attempt) == (3, trials[3].scores, 0)
+    assert study.jobs(trials[4]) == []
+
+
+def test_a_listener_may_ask_the_driver(tmp_path):
+    study = begin(tmp_path, limits=Limits(2))
+    space = load_space(tmp_path)
+    heard = []
+
+    def listen(observation):
+        # As a display does that draws in another thread, which the listener waits for.
+        thread = threading.Thread(target=lambda: heard.append((observation, driver.history)))
+        thread.start()
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+    with study.lease() as lease:
+        driver = Driver(study, make_strategy("random", space), space, lease, listener=listen)
+        while job := driver.next_job():
+            driver.tell(job, job_function(job))
+    assert len(heard) >= 4
+    assert all(history[observation.number] == observation for observation, history in heard)
+
+
 def test_a_replayed_trial_goes_on_where_the_earlier_one_stopped(scripted, tmp_path):
     # Trial 2 is stopped at rung 0; as trial 6 the same work is among the best third.
     values = {0: 0.9, 1: 0.8, 2: 0.5, 3: 0.1, 4: 0.1, 5: 0.1}

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas.errors import UsageError
+from nas.errors import NasError, UsageError
 from nas.study.definition import Definition
 from tests.study.synthetic import definition
 
@@ -10,6 +10,12 @@ from tests.study.synthetic import definition
 def test_stored_and_read_again_it_is_the_same():
     whole = definition(data="/data", caps={"parameters": 2e5, "flops": 1e9})
     assert Definition.from_json(whole.to_json()) == whole
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no json", '{"tasks": [], "rungs": [], "start": []}'])
+def test_what_another_version_wrote_is_one_line(text):
+    with pytest.raises(NasError, match="another version of nas wrote it"):
+        Definition.from_json(text)
 
 
 def test_the_same_study_goes_on():
