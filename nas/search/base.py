@@ -140,17 +140,16 @@ class Start:
     """
 
     def __init__(self, derivations: Iterable[Derivation]) -> None:
-        self._by_hash = {canonical_hash(d): d for d in reversed(list(derivations))}
-        self._hashes = list(reversed(self._by_hash))
+        self._by_hash: dict[str, Derivation] = {}
+        for derivation in derivations:
+            self._by_hash.setdefault(canonical_hash(derivation), derivation)
 
     def propose(self, history: Sequence[Observation]) -> Proposal | None:
         """The first one that the history does not contain, or None when it contains them all."""
-        if not self._hashes:
-            return None
         seen = {observation.hash for observation in history}
-        for key in self._hashes:
+        for key, derivation in self._by_hash.items():
             if key not in seen:
-                return Proposal(self._by_hash[key], DEFAULT_LEARNING_RATE, "start")
+                return Proposal(derivation, DEFAULT_LEARNING_RATE, "start")
         return None
 
 

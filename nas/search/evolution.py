@@ -95,7 +95,7 @@ class RegularizedEvolution:
 
     def _parent(self, alive: Sequence[Observation], rng: random.Random) -> Observation:
         drawn = rng.sample(alive, min(self._tournament, len(alive)))
-        return max(drawn, key=lambda o: (*o.fitness, o.number))
+        return max(drawn, key=lambda o: o.fitness)  # of equal ones the first drawn
 
     def _derivation(self, observation: Observation) -> Derivation:
         derivation = self._archive.derivation(observation.text)
