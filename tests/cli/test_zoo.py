@@ -1,0 +1,59 @@
+import json
+
+import pytest
+
+from nas.cli import main
+
+
+def run(capsys, *words):
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    captured = capsys.readouterr()
+    rows = [json.loads(line) for line in captured.out.splitlines()] if "--json" in words else []
+    return exit_.value.code, rows, captured
+
+
+def test_list_names_every_system_and_its_source(capsys):
+    code, rows, _ = run(capsys, "zoo", "list", "--json")
+    assert code == 0
+    sources = {row["name"]: row["source"] for row in rows}
+    assert {"transformer", "mingru", "hawk", "griffin", "tcn", "moe_transformer"} <= sources.keys()
+    assert sources["mingru"].startswith("Feng et al. 2024")
+
+
+@pytest.mark.parametrize("mode", ["--causal", "--bidirectional"])
+def test_check_finds_that_all_of_them_work(capsys, mode):
+    code, rows, _ = run(capsys, "zoo", "check", "--json", "--width", "32", "--length", "20", mode)
+    assert code == 0
+    assert {row["name"]: row["works"] for row in rows} == {row["name"]: True for row in rows}
+    assert len(rows) >= 6
+    griffin = next(row for row in rows if row["name"] == "griffin")
+    # Two scans, two convolutions of width 4, and 20 keys and values of one head of four
+    state = 2 * 32 + 2 * 3 * 32 + 2 * 20 * 32 // 4
+    assert griffin["state"] == (state if mode == "--causal" else 0)
+    assert griffin["log_probability"] < 0
+    assert griffin["parameters"] == griffin["active_parameters"] > 0
+
+
+def test_check_of_a_text_of_ones_own_that_does_not_fit(capsys):
+    text = "net(conv(dense, 3, 1, centred))"
+    code, rows, captured = run(capsys, "zoo", "check", text, "--json", "--length", "9")
+    assert code == 1
+    assert rows[0]["works"] is False
+    assert "not causal" in rows[0]["problems"][0]
+    assert captured.err.strip().startswith("error: 1 of 1 do not work")
+    code, rows, _ = run(capsys, "zoo", "check", text, "--json", "--length", "9", "--bidirectional")
+    assert code == 0
+
+
+def test_check_of_an_unknown_name_is_a_wrong_call(capsys):
+    code, _, captured = run(capsys, "zoo", "check", "grifin")
+    assert code == 2
+    assert "did you mean griffin.arch?" in captured.err
+
+
+def test_check_prints_a_table(capsys):
+    code, _, captured = run(capsys, "zoo", "check", "tcn", "--width", "32", "--length", "9")
+    assert code == 0
+    assert "tcn" in captured.out
+    assert "yes" in captured.out
