@@ -1,227 +1,285 @@
-"""`nas space`: check a space, sample it, parse its texts, draw its derivations."""
+"""`nas space`: look at a space before searching it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
 from nas.cli.options import Json, Seed, Width
-from nas.errors import NasError
-from nas.grammar.derivation import Term
 from nas.report.output import messages, print_line, tables
-from nas.resources import find_architecture, find_space
 
 if TYPE_CHECKING:
+    from nas.grammar.analysis import Analysis
+    from nas.grammar.derivation import Derivation
     from nas.grammar.space import Space
 
 app = typer.Typer(no_args_is_help=True)
 
-SpaceFile = Annotated[str, typer.Argument(help="Space file, or the name of a packaged one.")]
-Text = Annotated[str, typer.Argument(help="An architecture's text, its file, or a zoo name.")]
-Length = Annotated[
-    list[int] | None,
-    typer.Option("--length", min=1, help="Length L of the sequences (repeat for several)."),
+SpaceFile = Annotated[
+    str, typer.Argument(metavar="SPACE", help="A .lark file, or the name of a packaged one.")
 ]
-Causal = Annotated[bool, typer.Option("--causal", help="For tasks that may not look ahead.")]
+Architecture = Annotated[
+    str, typer.Argument(metavar="ARCH", help="A text, a file, or a name of the zoo.")
+]
+Length = Annotated[
+    list[int], typer.Option("--length", help="Tokens L; once for every task of a suite.", min=1)
+]
+Causal = Annotated[
+    bool, typer.Option("--causal/--bidirectional", help="Whether positions see later ones.")
+]
 MaxParams = Annotated[
-    int | None, typer.Option("--max-params", min=1, help="Most parameters of an architecture.")
+    int | None, typer.Option("--max-params", help="Parameters of the body, at most.", min=1)
 ]
 
 
 @app.command()
 def check(
-    file: SpaceFile,
-    length: Length = None,
+    space: SpaceFile,
+    length: Length = [256],  # noqa: B006 - typer copies it
     width: Width = 64,
     causal: Causal = False,
+    largest: Annotated[
+        int, typer.Option("--largest", help="Count derivations up to this size.", min=1)
+    ] = 20,
+    samples: Annotated[
+        int, typer.Option("--samples", help="Samples to compare the figures with.", min=2)
+    ] = 1000,
+    seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Check a space strictly, and tell what it is like before anything is drawn from it."""
-    from rich.table import Table
+    """Read a space strictly; say whether derivations end, how large they get, what is never used.
 
+    Exit code 2, with file and line, when something is wrong with it.
+    """
     from nas.grammar.analysis import analyse
+    from nas.grammar.errors import SpaceError
 
-    space = load(file, length, width, causal)
-    found = analyse(space)
-    rules = len(space.grammar.rules)
-    alternatives = sum(map(len, space.grammar.rules.values()))
-    unreachable = [f"{a.location}: {a.rule}, alternative {a.index + 1}" for a in found.unreachable]
+    loaded = _load(space, length, width, causal)
+    found = analyse(loaded, largest)
+    if not found.ends:
+        start = loaded.grammar.rules[loaded.grammar.start][0]
+        raise SpaceError(str(found.warning), start.location)
+    sampled = _sampled(loaded, samples, seed)
     if json:
-        print_line(
-            {
-                "name": file,
-                "rules": rules,
-                "alternatives": alternatives,
-                "hash": space.hash,
-                "spectral_radius": found.spectral_radius,
-                "expected_size": found.expected_size,
-                "max_depth": found.max_depth,
-                "counts_by_size": list(found.counts_by_size),
-                "unreachable": unreachable,
-                "warning": found.warning,
-            }
-        )
-        return
-    table = Table("", "", show_header=False, box=None)
-    table.add_row("rules, alternatives", f"{rules}, {alternatives}")
-    table.add_row("context", str(space.context))
-    table.add_row("hash", space.hash[:16])
-    table.add_row("spectral radius", f"{found.spectral_radius:.3f}")
-    table.add_row("max_depth", "none" if found.max_depth is None else str(found.max_depth))
-    table.add_row("expected size", f"{found.expected_size:.1f} nodes")
-    sizes = [(n, count) for n, count in enumerate(found.counts_by_size) if count]
-    shown = ", ".join(f"{n}: {_compact(count)}" for n, count in sizes[-8:])
-    table.add_row("derivations by size", shown or "none so small")
-    tables.print(table)
-    for line in unreachable:
-        messages.print(f"never legal here: {line}", markup=False)
-    if found.warning:
-        messages.print(f"warning: {found.warning}", markup=False, style="yellow")
+        _print_check_line(space, loaded, found, sampled)
+    else:
+        _print_check(loaded, found, sampled)
 
 
 @app.command()
 def sample(
-    file: SpaceFile,
-    count: Annotated[int, typer.Option("--count", "-n", min=1)] = 10,
-    seed: Seed = 0,
-    length: Length = None,
+    space: SpaceFile,
+    number: Annotated[int, typer.Option("-n", "--number", help="How many.", min=1)] = 10,
+    length: Length = [256],  # noqa: B006
     width: Width = 64,
     causal: Causal = False,
     max_params: MaxParams = None,
+    seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Draw architectures."""
+    """Draw architectures, one line each."""
     import random
 
-    from nas.grammar.canonical import canonical_hash
-
-    space = load(file, length, width, causal, max_params)
+    loaded = _load(space, length, width, causal, max_params)
     rng = random.Random(seed)
-    for _ in range(count):
-        derivation = space.sample(rng)
+    for _ in range(number):
+        derivation = loaded.sample(rng)
         if json:
-            print_line(
-                {
-                    "architecture": derivation.text,
-                    "nodes": derivation.size,
-                    "hash": canonical_hash(derivation),
-                    "log_probability": space.log_probability(derivation),
-                }
-            )
+            print_line(_row(loaded, derivation))
         else:
             typer.echo(derivation.text)
 
 
 @app.command()
 def parse(
-    file: SpaceFile,
-    text: Text,
-    length: Length = None,
+    space: SpaceFile,
+    architecture: Architecture,
+    length: Length = [256],  # noqa: B006
     width: Width = 64,
     causal: Causal = False,
     max_params: MaxParams = None,
     json: Json = False,
 ) -> None:
-    """Parse an architecture's text under the space's conditions."""
-    from nas.grammar.canonical import canonical_hash, canonical_text
+    """Read an architecture: what makes it the same as another, how likely it is, its blocks."""
+    from nas.report.tree import architecture_tree, as_text
 
-    space = load(file, length, width, causal, max_params)
-    derivation = space.parse(find_architecture(text))
-    row = {
-        "architecture": derivation.text,
-        "canonical": canonical_text(derivation),
-        "hash": canonical_hash(derivation),
-        "nodes": derivation.size,
-        "log_probability": space.log_probability(derivation),
-    }
+    loaded = _load(space, length, width, causal, max_params)
+    derivation = _parse(loaded, architecture)
+    row = _row(loaded, derivation)
     if json:
         print_line(row)
         return
     for key, value in row.items():
-        typer.echo(f"{key.replace('_', ' ')}: {value}")
+        typer.echo(f"{key:16}{value}")
+    typer.echo(as_text(architecture_tree(derivation.term)))
 
 
 @app.command()
 def draw(
-    file: SpaceFile,
-    text: Text,
-    length: Length = None,
+    space: SpaceFile,
+    architecture: Annotated[
+        str | None, typer.Argument(metavar="[ARCH]", help="As for parse; none: a sample.")
+    ] = None,
+    rules: Annotated[
+        bool, typer.Option("--rules", help="Every choice of the derivation, with its probability.")
+    ] = False,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Write an image there.")] = None,
+    dot: Annotated[Path | None, typer.Option("--dot", help="Write Graphviz source there.")] = None,
+    length: Length = [256],  # noqa: B006
     width: Width = 64,
     causal: Causal = False,
-    dot: Annotated[
-        Path | None, typer.Option("--dot", help="Write the dataflow graph for Graphviz there.")
-    ] = None,
+    seed: Seed = 0,
+    json: Json = False,
 ) -> None:
-    """Draw a derivation as a tree, or (--dot) its architecture as a graph."""
-    from rich.tree import Tree
+    """Draw an architecture as a tree."""
+    import random
+    from dataclasses import asdict
 
-    space = load(file, length, width, causal)
-    derivation = space.parse(find_architecture(text))
-    if dot is not None:
-        try:
-            dot.write_text(_dot(space, derivation.term), encoding="utf-8")
-        except OSError as error:
-            raise NasError(f"cannot write {dot}: {error.strerror}") from error
-        messages.print(f"wrote {dot}: dot -Tsvg {dot} draws it", markup=False)
-        return
-    tree = Tree(_label(derivation.term))
-    stack = [(derivation.term, tree)]
-    while stack:
-        term, branch = stack.pop()
-        for argument in term.arguments:
-            if isinstance(argument, Term) and not _is_parameter(argument):
-                stack.append((argument, branch.add(_label(argument))))
-    tables.print(tree)
+    from nas.report.tree import architecture_tree, as_dot, as_svg, as_text, derivation_tree
+
+    loaded = _load(space, length, width, causal)
+    if architecture is None:
+        derivation = loaded.sample(random.Random(seed))
+    else:
+        derivation = _parse(loaded, architecture)
+    tree = derivation_tree(loaded, derivation) if rules else architecture_tree(derivation.term)
+    if json:
+        print_line({"architecture": derivation.text, "tree": asdict(tree)})
+    else:
+        typer.echo(as_text(tree))
+    for path, text in ((svg, as_svg), (dot, as_dot)):
+        if path is not None:
+            path.write_text(text(tree), encoding="utf-8")
+            messages.print(f"wrote {escape(str(path))}")
 
 
-def load(
-    file: str,
-    length: list[int] | None,
-    width: int,
-    causal: bool,
-    max_params: int | None = None,
+def _load(
+    space: str, length: list[int], width: int, causal: bool, max_params: int | None = None
 ) -> "Space":
-    """A space in a context, under a cap if there is one."""
     from nas.grammar.space import Space
+    from nas.resources import find_space
 
-    context = {"L": tuple(length or (256,)), "D": width, "causal": causal}
+    context = {"L": tuple(length), "D": width, "causal": causal}
+    path = str(find_space(space))
     if max_params is None:
-        return Space.load(str(find_space(file)), context=context)
+        return Space.load(path, context=context)
     from nas.compiler.costs import PrimitiveCosts
 
     costs = PrimitiveCosts(("parameters",))
-    caps = {"parameters": max_params}
-    return Space.load(str(find_space(file)), context=context, costs=costs, caps=caps)
+    return Space.load(path, context=context, costs=costs, caps={"parameters": max_params})
 
 
-def _label(term: Term) -> str:
-    """A term's name with its parameters, its blocks left out."""
-    values = [
-        argument if isinstance(argument, str) else str(argument.arguments[0])
-        for argument in term.arguments
-        if isinstance(argument, str) or _is_parameter(argument)
-    ]
-    return f"{term.name}({', '.join(values)})" if values else term.name
+def _parse(space: "Space", architecture: str) -> "Derivation":
+    from nas.resources import find_architecture
+
+    file = architecture if Path(architecture).is_file() else None
+    return space.parse(find_architecture(architecture), file)
 
 
-def _is_parameter(term: Term) -> bool:
-    return len(term.arguments) == 1 and isinstance(term.arguments[0], str)
+def _row(space: "Space", derivation: "Derivation") -> dict[str, Any]:
+    from nas.grammar.canonical import canonical_hash, canonical_text
+
+    row: dict[str, Any] = {
+        "architecture": derivation.text,
+        "canonical": canonical_text(derivation),
+        "hash": canonical_hash(derivation),
+        "log_probability": round(space.log_probability(derivation), 4),
+        "nodes": derivation.size,
+    }
+    if space.costs is not None:
+        row |= {name: int(amount) for name, amount in space.cost(derivation).items()}
+    return row
 
 
-def _dot(space: "Space", term: Term) -> str:
-    from nas.compiler.architecture import Architecture
-    from nas.compiler.costs import shape_of
+def _sampled(space: "Space", samples: int, seed: int) -> dict[str, float]:
+    """Mean size with its standard error, and how many architectures are different ones."""
+    import math
+    import random
+    import statistics
 
-    graph = Architecture.from_term(term, shape_of(dict(space.context.items()))).graph
-    names = {node: f"n{i}" for i, node in enumerate(graph.nodes)}
-    lines = ["digraph architecture {", "  node [shape=box];"]
-    for node, data in graph.nodes(data=True):
-        layer = data.get("layer")
-        label = str(node) if layer is None else f"{layer}\\n{layer.cost.parameters:,} parameters"
-        lines.append(f'  {names[node]} [label="{label}"];')
-    lines += [f"  {names[a]} -> {names[b]};" for a, b in graph.edges]
-    return "\n".join([*lines, "}", ""])
+    from nas.grammar.canonical import canonical_hash
+
+    rng = random.Random(seed)
+    derivations = [space.sample(rng) for _ in range(samples)]
+    sizes = [derivation.size for derivation in derivations]
+    return {
+        "samples": samples,
+        "mean_nodes": round(statistics.mean(sizes), 2),
+        "standard_error": round(statistics.stdev(sizes) / math.sqrt(samples), 2),
+        "max_nodes": max(sizes),
+        "distinct": len({canonical_hash(derivation) for derivation in derivations}) / samples,
+    }
 
 
-def _compact(count: int) -> str:
-    return str(count) if count < 100_000 else f"{count:.1e}"
+def _print_check_line(
+    name: str, space: "Space", found: "Analysis", sampled: dict[str, float]
+) -> None:
+    from nas.report.tree import describe
+
+    def where(alternative: Any) -> dict[str, Any]:
+        return {
+            "rule": alternative.rule,
+            "alternative": describe(alternative),
+            "file": alternative.location.file,
+            "line": alternative.location.line,
+        }
+
+    print_line(
+        {
+            "name": name,
+            "hash": space.hash,
+            "rules": len(space.grammar.rules),
+            "spectral_radius": round(found.spectral_radius, 6),
+            "exact": found.exact,
+            "max_depth": found.max_depth,
+            "warning": found.warning,
+            "expected_nodes": round(found.expected_size, 3),
+            **sampled,
+            "counts_by_size": list(found.counts_by_size),
+            "unreachable": [where(alternative) for alternative in found.unreachable],
+            "certain": found.exhaustive,
+            "uses": [
+                {**where(a), "expected": round(found.uses.get(a, 0.0), 6)}
+                for rule in space.grammar.rules.values()
+                for a in rule
+            ],
+        }
+    )
+
+
+def _print_check(space: "Space", found: "Analysis", sampled: dict[str, float]) -> None:
+    from nas.report.tree import describe
+
+    table = Table("rule", "alternative", "uses per architecture", "where", title="Alternatives")
+    for name, alternatives in space.grammar.rules.items():
+        for alternative in alternatives:
+            uses = found.uses.get(alternative, 0.0)
+            shown = "[red]never legal[/]" if alternative in found.unreachable else f"{uses:.3g}"
+            location = alternative.location
+            place = f"{Path(location.file).name}:{location.line}"
+            table.add_row(name, escape(describe(alternative)), shown, place)
+            name = ""
+    tables.print(table)
+    counts = Table("nodes", "derivations", title="Derivations by size")
+    for size, count in enumerate(found.counts_by_size):
+        if count:
+            counts.add_row(str(size), f"{count:,}")
+    tables.print(counts)
+    rules, context = len(space.grammar.rules), escape(str(space.context))
+    tables.print(f"{rules} rules, context {context}, hash {space.hash[:16]}", soft_wrap=True)
+    how = "exact" if found.exact else "growth of the deep levels"
+    limit = "no max_depth" if found.max_depth is None else f"max_depth {found.max_depth}"
+    tables.print(f"spectral radius {found.spectral_radius:.3f} ({how}), {limit}")
+    tables.print(
+        f"expected nodes {found.expected_size:.2f}; in {sampled['samples']:,} samples "
+        f"{sampled['mean_nodes']} +- {sampled['standard_error']}, at most {sampled['max_nodes']}; "
+        f"{sampled['distinct']:.1%} distinct",
+        soft_wrap=True,
+    )
+    never = len(found.unreachable)
+    sure = "" if found.exhaustive else " in the contexts that were searched"
+    tables.print(f"{never or 'no'} alternatives are never legal{sure}")
+    if found.warning is not None:
+        messages.print(f"[yellow]warning:[/] {escape(found.warning)}", soft_wrap=True)
