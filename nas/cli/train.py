@@ -56,6 +56,8 @@ def train(
     for message in suite.messages:
         console.print(message)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # One thread, as in a search: two on a busy machine are many times slower, not faster.
+    torch.set_num_threads(1)
     recipe = Recipe(learning_rate=learning_rate)
     text = find_architecture(architecture)
     scores: list[float] = []
