@@ -13,6 +13,7 @@ from nas.report.output import messages, print_line, tables
 if TYPE_CHECKING:
     from nas.grammar.analysis import Analysis
     from nas.grammar.derivation import Derivation
+    from nas.grammar.expression import Value
     from nas.grammar.space import Space
 
 app = typer.Typer(no_args_is_help=True)
@@ -161,7 +162,7 @@ def _load(
     from nas.grammar.space import Space
     from nas.resources import find_space
 
-    context = {"L": tuple(length), "D": width, "causal": causal}
+    context: dict[str, Value] = {"L": tuple(length), "D": width, "causal": causal}
     path = str(find_space(space))
     if max_params is None:
         return Space.load(path, context=context)
