@@ -5,14 +5,12 @@ jobs run is nothing it knows.
 """
 
 import math
-import shutil
 import threading
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from nas.errors import NasError
@@ -21,6 +19,8 @@ from nas.grammar.canonical import canonical_hash
 from nas.grammar.space import Space
 from nas.search.base import Observation, Strategy, random_stream
 from nas.search.halving import Rungs
+from nas.search.ledger import Ledger
+from nas.study.folders import attempt_folders, sweep, tidy
 from nas.study.history import Trial
 from nas.study.lease import Lease
 from nas.study.study import Limits, Study
@@ -71,22 +71,17 @@ class Driver:
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._writer = Writer(study.storage, study.id, definition.rungs, lease)
-        self._trials: list[Trial] = []
-        self._history: list[Observation] = []
-        self._at_rung: list[dict[int, float]] = [{} for _ in definition.rungs]
-        self._same: defaultdict[tuple[str, float], list[int]] = defaultdict(list)
+        self._ledger = Ledger(self._rungs, study.trials())
         self._terms: dict[int, Any] = {}
         self._losses: Counter[int] = Counter()
         self._running: dict[int, Job] = {}
         self._next_rung: deque[int] = deque()
         self._unsaid: deque[Observation] = deque()
-        for trial in study.trials():
-            self._keep(trial)
         left = [trial for trial in self._trials if trial.state == "running"]
         for trial in self._writer.wait(left) if left else ():
-            self._keep(trial)
+            self._ledger.keep(trial)
         self._waiting = deque(t.number for t in self._trials if t.state == "waiting")
-        _sweep(study.folder, self._trials)
+        sweep(study.folder, self._trials)
 
     def next_job(self) -> Job | None:
         """The next job to run: a trial's next rung, a trial left over, or a new trial.
@@ -138,7 +133,7 @@ class Driver:
             log = "\n".join(filter(None, (result.error, result.log)))
             if result.status == "complete":
                 if score is not None and math.isfinite(score):
-                    after = self._advance(trial, score)
+                    after = self._ledger.advance(trial, score)
                 else:
                     log = f"the score is {score}, not a finite number"
             details = {"scores": dict(result.scores), "losses": dict(result.losses)}
@@ -147,7 +142,7 @@ class Driver:
             self._changed(after)
             del self._running[job.trial]
             if after.finished:
-                _tidy(self._study.folder, after)
+                tidy(self._study.folder, after)
             else:
                 self._next_rung.append(job.trial)
 
@@ -185,7 +180,7 @@ class Driver:
     def history(self) -> tuple[Observation, ...]:
         """Every trial so far, in the order of their numbers."""
         with self._lock:
-            return tuple(self._history)
+            return tuple(self._ledger.history)
 
     @property
     def left(self) -> tuple[float | None, int | None]:
@@ -195,6 +190,10 @@ class Driver:
             if trials is not None:
                 trials = max(0, trials - sum(trial.finished for trial in self._trials))
             return self._seconds_left, trials
+
+    @property
+    def _trials(self) -> list[Trial]:
+        return self._ledger.trials
 
     @property
     def _seconds_left(self) -> float | None:
@@ -215,7 +214,7 @@ class Driver:
         """Ask for a trial and record it; finished already, if all of it could be replayed."""
         number = len(self._trials)
         stream = random_stream(self._study.definition.seed, number)
-        proposal = self._strategy.propose(self._history, stream)
+        proposal = self._strategy.propose(self._ledger.history, stream)
         trial = Trial(
             id=-1,
             number=number,
@@ -226,39 +225,11 @@ class Driver:
             origin=proposal.origin,
             parents=proposal.parents,
         )
-        if known := self._known(trial, 0):
-            trial = self._advance(replace(trial, replayed=known[1]), known[0])
+        trial = self._ledger.replay(trial)
         if not trial.finished:
             trial = replace(trial, attempt=1)
             self._terms[number] = term_to_json(proposal.derivation.term)
         return self._writer.create(trial)
-
-    def _advance(self, trial: Trial, score: float) -> Trial:
-        """The trial with a new score: through that rung, and all that need no training."""
-        while True:
-            rung = len(trial.scores)
-            trial = replace(trial, scores=(*trial.scores, score))
-            if rung == self._rungs.last:
-                return replace(trial, state="complete")
-            others = [s for number, s in self._at_rung[rung].items() if number != trial.number]
-            if not self._rungs.continues(rung, others, score):
-                return replace(trial, state="pruned")
-            known = self._known(trial, rung + 1)
-            if known is None:
-                return trial
-            score, replayed = known
-            trial = replace(trial, replayed=replayed)
-
-    def _known(self, trial: Trial, rung: int) -> tuple[float, int] | None:
-        """Score and number of an earlier measurement of the same work.
-
-        Task, data, seed and the rest of the recipe are the study's; what can differ is the
-        architecture and the learning rate.
-        """
-        for number in self._same[trial.hash, trial.learning_rate]:
-            if number != trial.number and len(self._trials[number].scores) > rung:
-                return self._trials[number].scores[rung], number
-        return None
 
     def _job(self, trial: Trial) -> Job:
         definition = self._study.definition
@@ -266,9 +237,9 @@ class Driver:
         if trial.number not in self._terms:
             derivation = self._space.parse(trial.text)
             self._terms[trial.number] = term_to_json(derivation.term)
-        folders = _folders(self._study.folder, trial)
+        folders = attempt_folders(self._study.folder, trial)
         if trial.replayed is not None:
-            folders += _folders(self._study.folder, self._trials[trial.replayed])
+            folders += attempt_folders(self._study.folder, self._trials[trial.replayed])
         return Job(
             study=self._study.name,
             trial=trial.number,
@@ -306,7 +277,9 @@ class Driver:
 
     def _changed(self, trial: Trial) -> Trial:
         """Keep what the record now says of a trial, to be said when the lock is free."""
-        self._keep(trial)
+        self._ledger.keep(trial)
+        if trial.finished:
+            self._terms.pop(trial.number, None)
         self._unsaid.append(trial.observation)
         return trial
 
@@ -323,46 +296,3 @@ class Driver:
     def _pop_unsaid(self) -> Observation | None:
         with self._lock:
             return self._unsaid.popleft() if self._unsaid else None
-
-    def _keep(self, trial: Trial) -> None:
-        if trial.number == len(self._trials):
-            self._trials.append(trial)
-            self._history.append(trial.observation)
-            self._same[trial.hash, trial.learning_rate].append(trial.number)
-        else:
-            self._trials[trial.number] = trial
-            self._history[trial.number] = trial.observation
-        for rung, score in enumerate(trial.scores):
-            self._at_rung[rung][trial.number] = score
-        if trial.finished:
-            self._terms.pop(trial.number, None)
-
-
-def _trial_folder(folder: Path, trial: Trial) -> Path:
-    return folder / f"trial-{trial.number:06d}"
-
-
-def _folders(folder: Path, trial: Trial) -> list[str]:
-    """The folders of a trial's attempts, the present one first.
-
-    A worker can outlive its driver by some seconds and still write: it writes where no later
-    attempt does.
-    """
-    base = _trial_folder(folder, trial).absolute()
-    return [str(base / f"attempt-{attempt}") for attempt in range(trial.attempt, 0, -1)]
-
-
-def _tidy(folder: Path, trial: Trial) -> None:
-    """Remove the checkpoints of a finished trial, but for the last of a completed one."""
-    if trial.state == "complete":
-        for earlier in _folders(folder, trial)[1:]:
-            shutil.rmtree(earlier, ignore_errors=True)
-    else:
-        shutil.rmtree(_trial_folder(folder, trial), ignore_errors=True)
-
-
-def _sweep(folder: Path, trials: list[Trial]) -> None:
-    """Tidy what a driver that was killed could not."""
-    for trial in trials:
-        if trial.finished and _trial_folder(folder, trial).exists():
-            _tidy(folder, trial)
