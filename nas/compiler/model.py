@@ -31,13 +31,13 @@ class SequenceModel(nn.Module):
         self.embedding: nn.Module
         if isinstance(inputs, Tokens):
             self.embedding = nn.Embedding(inputs.vocabulary, shape.width)
-            nn.init.normal_(self.embedding.weight, std=0.02)
+            # Vectors of length 1: with smaller ones, what residual branches add drowns the tokens.
+            nn.init.normal_(self.embedding.weight, std=shape.width**-0.5)
         else:
             self.embedding = nn.Linear(inputs.channels, shape.width)
         self.body = body
         self.norm = RMSNorm(shape)
         self.head = nn.Linear(shape.width, outputs.classes)
-        nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
