@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from random import Random
 
 from nas.grammar.budget import Budget
@@ -55,7 +56,7 @@ class Space:
     @classmethod
     def load(
         cls,
-        path: str,
+        path: str | Path,
         *,
         context: Mapping[str, Value] | None = None,
         costs: CostModel | None = None,
@@ -72,7 +73,7 @@ class Space:
         Raises:
             SpaceError: Something is wrong with the file; says file, line and what to write instead.
         """
-        grammar = load_grammar(path, {*NAMES, *(context or ())})
+        grammar = load_grammar(str(path), {*NAMES, *(context or ())})
         return cls(grammar, context=context, costs=costs, caps=caps)
 
     def under(

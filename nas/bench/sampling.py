@@ -7,9 +7,10 @@ from random import Random
 
 from nas.compiler.costs import PrimitiveCosts
 from nas.grammar.canonical import canonical_hash
+from nas.grammar.expression import Value
 from nas.grammar.space import Space
 
-CONTEXT = {"L": (256, 1024), "D": 64, "causal": False}
+CONTEXT: dict[str, Value] = {"L": (256, 1024), "D": 64, "causal": False}
 """What a study on two tasks, 64 channels wide and free to look ahead, gives to its space."""
 
 

@@ -43,7 +43,7 @@ def export(
         raise UsageError(f"study {study} has no task {name!r}: {', '.join(definition.tasks)}")
     folder = data or (Path(definition.data) if definition.data else None)
     suite = load_task(definition.task, definition.profile, folder)
-    (part,) = [part for part in suite.tasks if part.name == name] or [None]
+    part = next((part for part in suite.tasks if part.name == name), None)
     if part is None:
         raise UsageError(f"the data of {name} is not there: name its folder with --data")
     derivation = space_of(definition, suite).parse(chosen.text)

@@ -40,9 +40,10 @@ def train(
 ) -> None:
     """Train one architecture on a task and score it."""
     import torch
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     from nas.errors import NasError, UsageError
+    from nas.grammar.expression import Value
     from nas.grammar.space import Space
     from nas.resources import find_architecture, find_space
     from nas.tasks.registry import load_task
@@ -62,7 +63,7 @@ def train(
     text = find_architecture(architecture)
     scores: list[float] = []
     for part in suite.tasks:
-        context = {"L": (part.length,), "D": width, "causal": part.causal}
+        context: dict[str, Value] = {"L": (part.length,), "D": width, "causal": part.causal}
         derivation = Space.load(find_space(space), context=context).parse(text)
         folder = None if checkpoints is None else checkpoints / part.name.replace("/", "-")
         bar = Progress(
@@ -73,8 +74,12 @@ def train(
             console=console,
             transient=True,
         )
+        line = bar.add_task(part.name, total=min(steps or part.steps, part.steps), loss=0.0)
+
+        def advance(step: int, loss: float, bar: Progress = bar, line: TaskID = line) -> None:
+            bar.update(line, completed=step, loss=loss)
+
         with bar:
-            line = bar.add_task(part.name, total=min(steps or part.steps, part.steps), loss=0.0)
             result = train_task(
                 derivation.term,
                 part,
@@ -87,9 +92,7 @@ def train(
                 checkpoint_every=None if folder is None else max(1, part.steps // 10),
                 device=device,
                 split="test" if test else "validation",
-                on_step=lambda step, loss, bar=bar, line=line: bar.update(
-                    line, completed=step, loss=loss
-                ),
+                on_step=advance,
             )
         if result.score is None:
             raise NasError(f"{part.name}: {result.error or 'stopped before its last step'}")

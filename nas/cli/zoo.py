@@ -46,10 +46,11 @@ def check(
     Exit code 1 when one of them does not work.
     """
     from nas.errors import NasError
+    from nas.grammar.expression import Value
     from nas.grammar.space import Space
     from nas.resources import find_space, packaged_architectures
 
-    context = {"L": (length,), "D": width, "causal": causal}
+    context: dict[str, Value] = {"L": (length,), "D": width, "causal": causal}
     loaded = Space.load(find_space(space), context=context)
     wanted = names or [path.stem for path in packaged_architectures()]
     rows = [_row(loaded, name, width, length, causal) for name in wanted]

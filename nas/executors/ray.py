@@ -36,6 +36,16 @@ _QUIET = {
 }
 
 
+_WORKER = {
+    "OMP_NUM_THREADS": "1",
+    # glibc gives every block of some megabytes back to the kernel and pays for fresh pages at the
+    # next step; layers allocate and free such blocks all the time.
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 29),
+    "MALLOC_TOP_PAD_": str(1 << 24),
+}
+
+
 def run(
     source: JobSource,
     *,
@@ -110,7 +120,7 @@ def run(
 
 def _connect(address: str | None, workers: int, gpus: float) -> None:
     """Start Ray here or join a cluster; jobs get one thread of linear algebra each."""
-    environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1"}}
+    environment: dict[str, Any] = {"env_vars": _WORKER}
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
@@ -159,7 +169,8 @@ class StudySearcher(Searcher):
         self._jobs: dict[str, Job] = {}
         self.failure: Exception | None = None
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    # Tune's own signature leaves out FINISHED, which its documentation asks for.
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next job as a configuration; None: none at the moment."""
         try:
             job = self._source.next_job()

@@ -17,6 +17,9 @@ LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 DEFAULT_LEARNING_RATE = 3e-3
 """What the starting architectures are first measured with: the middle of the grid."""
 
+START_LEARNING_RATES = (DEFAULT_LEARNING_RATE, 1e-2, 1e-3)
+"""What they are measured with, one after the other: baselines that nobody has tuned prove nothing."""
+
 State = Literal["waiting", "running", "complete", "pruned", "failed"]
 
 
@@ -114,6 +117,11 @@ class Archive:
         self._space = space
         self._derivations: dict[str, Derivation | None] = {}
 
+    def keep(self, proposal: Proposal) -> Proposal:
+        """Remember what a proposal's text is the text of; gives the proposal back."""
+        self._derivations.setdefault(proposal.derivation.text, proposal.derivation)
+        return proposal
+
     def derivation(self, text: str) -> Derivation | None:
         """The derivation of a text, or None when the space does not derive it.
 
@@ -133,7 +141,10 @@ class Archive:
 
 
 class Start:
-    """The architectures that every strategy measures first: in order, each once.
+    """The architectures that every strategy measures first.
+
+    In order, each with the default learning rate, then all of them with the next, so that what
+    is found is compared with baselines whose learning rate was chosen among as many at least.
 
     Args:
         derivations: Usually the zoo's; those with equal canonical hashes count once.
@@ -145,11 +156,12 @@ class Start:
             self._by_hash.setdefault(canonical_hash(derivation), derivation)
 
     def propose(self, history: Sequence[Observation]) -> Proposal | None:
-        """The first one that the history does not contain, or None when it contains them all."""
-        seen = {observation.hash for observation in history}
-        for key, derivation in self._by_hash.items():
-            if key not in seen:
-                return Proposal(derivation, DEFAULT_LEARNING_RATE, "start")
+        """The first that the history does not contain, or None when it contains them all."""
+        seen = {(observation.hash, observation.learning_rate) for observation in history}
+        for rate in START_LEARNING_RATES:
+            for key, derivation in self._by_hash.items():
+                if (key, rate) not in seen:
+                    return Proposal(derivation, rate, "start")
         return None
 
 

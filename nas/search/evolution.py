@@ -68,11 +68,12 @@ class RegularizedEvolution:
         finished = (o for o in reversed(history) if o.finished and self._archive.derivation(o.text))
         alive = list(islice(finished, self._population))
         founding = len(history) < self._founders or not alive
-        return propose_new(
+        proposal = propose_new(
             history,
             lambda _: self._sample(rng) if founding else self._child(alive, rng),
             self._attempts,
         )
+        return self._archive.keep(proposal)
 
     def _sample(self, rng: random.Random) -> Proposal:
         return Proposal(self._space.sample(rng), rng.choice(LEARNING_RATES), "random")

@@ -142,11 +142,14 @@ class Finals:
             entry, seed = self._open.popleft()
             self._running[entry.text, seed] = (entry, seed)
             definition = self._study.definition
-            folder = self._study.folder.absolute() / "finals" / f"{entry.hash[:16]}-{seed}"
+            attempt = 1 + self._losses[entry.text, seed]
+            name = f"{entry.hash[:16]}-{entry.learning_rate:g}-{seed}"
+            # A worker that was lost may still write for some seconds: not where the next one does.
+            folder = self._study.folder.absolute() / "finals" / name / f"attempt-{attempt}"
             return Job(
                 study=self._study.name,
                 trial=entry.trial,
-                attempt=1,
+                attempt=attempt,
                 rung=len(definition.rungs) - 1,
                 architecture=term_to_json(self._space.parse(entry.text).term),
                 text=entry.text,

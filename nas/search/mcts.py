@@ -78,7 +78,7 @@ class TreeSearch:
             visits.append((path, 0.0))
             return proposal
 
-        return propose_new(history, draw_again, self._attempts)
+        return self._archive.keep(propose_new(history, draw_again, self._attempts))
 
     def _visits(self, history: Sequence[Observation]) -> list[Visit]:
         """Every trial's path with its reward: its rank in [0, 1], 0 without a score."""

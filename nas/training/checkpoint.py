@@ -36,10 +36,12 @@ class Progress:
     Args:
         step: Steps done.
         losses: `(step, mean training loss since the point before)`.
+        recent: Losses of the steps since the last point.
     """
 
     step: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
 
 
 def save_checkpoint(
@@ -67,6 +69,7 @@ def save_checkpoint(
     index = {
         "step": progress.step,
         "losses": progress.losses,
+        "recent": progress.recent,
         "sha256": hashlib.sha256(data).hexdigest(),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +114,11 @@ def load_checkpoint(
                 "again from the one before or from the start"
             )
         tensors = load_tensors(data)
-        progress = Progress(int(index["step"]), [(int(s), float(x)) for s, x in index["losses"]])
+        progress = Progress(
+            int(index["step"]),
+            [(int(step), float(loss)) for step, loss in index["losses"]],
+            [float(loss) for loss in index["recent"]],
+        )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DamagedCheckpointError(
             f"{path}: damaged checkpoint ({error}); remove that folder to train again from the "

@@ -47,4 +47,6 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
         """The inverse of `as_dict`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        known: dict[str, Any] = dict(values)
+        first, second = known.pop("betas")
+        return cls(betas=(first, second), **known)

@@ -114,7 +114,6 @@ def train(
             failure = None
             stopped = False
             interval = max(1, total // LOSS_POINTS)
-            recent: list[float] = []
             model.train()
             while progress.step < until and not stopped:
                 step = progress.step
@@ -123,12 +122,10 @@ def train(
                 if not math.isfinite(loss):
                     failure = f"the loss became non-finite at step {step + 1}"
                     break
-                recent.append(loss)
-                losses = progress.losses
-                if (step + 1) % interval == 0 or step + 1 == until:
-                    losses = [*losses, (step + 1, sum(recent) / len(recent))]
-                    recent = []
-                progress = Progress(step + 1, losses)
+                losses, recent = progress.losses, [*progress.recent, loss]
+                if (step + 1) % interval == 0 or step + 1 == total:
+                    losses, recent = [*losses, (step + 1, sum(recent) / len(recent))], []
+                progress = Progress(step + 1, losses, recent)
                 if on_step is not None:
                     on_step(step + 1, loss)
                 stopped = (seconds is not None and time.perf_counter() - start > seconds) or (

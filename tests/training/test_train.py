@@ -79,6 +79,7 @@ def test_continued_from_a_checkpoint_it_computes_the_same(task, tmp_path):
     run(task, on_step=lambda step, loss: seen.append((step, loss)))
     assert losses == seen
     assert part.score == whole.score
+    assert part.losses == whole.losses
     first = (latest_checkpoint(tmp_path / "whole") / "state.safetensors").read_bytes()
     second = (latest_checkpoint(tmp_path / "parts") / "state.safetensors").read_bytes()
     assert first == second
