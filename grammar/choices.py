@@ -48,8 +48,10 @@ class Point:
 
     __slots__ = (
         "_affordable",
+        "_all",
         "_picks",
         "_ranked",
+        "_spans",
         "alternatives",
         "at",
         "context",
@@ -96,12 +98,16 @@ class Point:
         self.tails: list[tuple[Point | str, ...]] = [()] * count
         self.routes: list[tuple[tuple[tuple[int, ...], Point], ...]] = [()] * count
         self.fixed = False
+        self._all = tuple(range(count))
+        self._spans = tuple(max(spent) for spent in zip(*deltas, strict=True))
         self._ranked = sorted(self.spends)
         self._picks: dict[int, tuple[tuple[int, ...], list[float]]] = {}
         self._affordable: dict[tuple[int, ...], tuple[tuple[float, ...], list[float]]] = {}
 
     def affordable(self, slack: Slack) -> tuple[int, ...]:
         """The alternatives that spend no more than the slack; never none."""
+        if all(most <= left for most, left in zip(self._spans, slack, strict=True)):
+            return self._all
         return tuple(
             i
             for i, delta in enumerate(self.deltas)

@@ -18,7 +18,7 @@ DEFAULT_LEARNING_RATE = 3e-3
 """What the starting architectures are first measured with: the middle of the grid."""
 
 START_LEARNING_RATES = (DEFAULT_LEARNING_RATE, 1e-2, 1e-3)
-"""What they are measured with, one after the other: baselines that nobody has tuned prove nothing."""
+"""What they are measured with in turn: a gain over baselines that nobody tuned proves nothing."""
 
 State = Literal["waiting", "running", "complete", "pruned", "failed"]
 
