@@ -7,6 +7,7 @@ from pathlib import Path
 from nas.compiler.architecture import Architecture
 from nas.compiler.costs import PrimitiveCosts, shape_of
 from nas.errors import UsageError
+from nas.grammar.analysis import analyse
 from nas.grammar.canonical import canonical_hash
 from nas.grammar.derivation import Derivation
 from nas.grammar.errors import SpaceError
@@ -60,6 +61,12 @@ def define(
     if strategy not in STRATEGIES:
         raise UsageError(f"unknown strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
     loaded = Space.load(str(find_space(space)), context=context_of(suite, width))
+    if loaded.grammar.max_depth is None:
+        found = analyse(loaded)
+        if not found.ends:
+            raise SpaceError(
+                str(found.warning), loaded.grammar.rules[loaded.grammar.start][0].location
+            )
     zoo = {_hash(loaded, path.stem): path.stem for path in packaged_architectures()}
     names = start or [path.stem for path in packaged_architectures()]
     texts = [_parse(loaded, name).text for name in names]

@@ -9,6 +9,7 @@ from nas.grammar.space import Space
 from nas.search.base import (
     DEFAULT_LEARNING_RATE,
     LEARNING_RATES,
+    START_LEARNING_RATES,
     Observation,
     Proposal,
     Strategy,
@@ -21,6 +22,7 @@ from nas.search.random_search import RandomSearch
 __all__ = [
     "DEFAULT_LEARNING_RATE",
     "LEARNING_RATES",
+    "START_LEARNING_RATES",
     "STRATEGIES",
     "Observation",
     "Proposal",

@@ -1,7 +1,6 @@
 """What every strategy promises, whatever it does."""
 
 import random
-import time
 from dataclasses import replace
 
 import pytest
@@ -11,8 +10,8 @@ from nas.grammar.canonical import canonical_hash
 from nas.grammar.space import Space
 from nas.resources import find_architecture
 from nas.search.strategy import (
-    DEFAULT_LEARNING_RATE,
     LEARNING_RATES,
+    START_LEARNING_RATES,
     STRATEGIES,
     make_strategy,
     random_stream,
@@ -74,10 +73,11 @@ def untidy(instant, strategy, trials, seed=0):
 
 def test_the_start_comes_first_in_order_and_once(name, hybrid, start, instant):
     strategy = make_strategy(name, hybrid, start=[*start, start[0]])
-    history = instant.run(strategy, size_score, 6, seed=0)
-    assert [o.text for o in history[:3]] == [d.text for d in start]
-    assert all(o.learning_rate == DEFAULT_LEARNING_RATE for o in history[:3])
-    assert [o.origin for o in history].count("start") == 3
+    history = instant.run(strategy, size_score, 12, seed=0)
+    rates = [rate for rate in START_LEARNING_RATES for _ in start]
+    assert [o.text for o in history[:9]] == [d.text for d in start] * 3
+    assert [o.learning_rate for o in history[:9]] == rates
+    assert [o.origin for o in history].count("start") == 9
 
 
 def test_a_start_that_was_measured_by_hand_is_not_repeated(name, hybrid, start, instant):
@@ -150,23 +150,6 @@ def test_failures_alone_do_not_stop_the_search(name, hybrid, start, instant):
         proposal = strategy.propose(history, random_stream(0, number))
         history.append(instant.observe(number, proposal, None, "failed", rung=None))
     assert len({o.hash for o in history}) > 10
-
-
-def test_proposing_at_a_thousand_trials_takes_less_than_20_ms(name, hybrid, start, instant):
-    strategy = make_strategy(name, hybrid, start=start)
-    history = instant.run(make_strategy("random", hybrid, start=start), size_score, 200, seed=5)
-    while len(history) < 1000:  # random trials are quick to make, and as many to look through
-        derivation = hybrid.sample(random_stream(6, len(history)))
-        proposal = replace(strategy.propose([], random_stream(0, 0)), derivation=derivation)
-        history.append(instant.observe(len(history), proposal, size_score(proposal)))
-    strategy.propose(history, random_stream(0, 0))  # after a resume it reads the history once
-    seconds = []
-    for number in range(10):
-        began = time.perf_counter()
-        strategy.propose(history, random_stream(0, 1000 + number))
-        seconds.append(time.perf_counter() - began)
-    # The quickest of ten: what it takes on a machine that others are not using.
-    assert min(seconds) < 0.02
 
 
 def test_streams_differ_by_seed_and_trial():
