@@ -83,7 +83,7 @@ def test_the_start_comes_first_in_order_and_once(name, hybrid, start, instant):
 def test_a_start_that_was_measured_by_hand_is_not_repeated(name, hybrid, start, instant):
     strategy = make_strategy(name, hybrid, start=start)
     first = strategy.propose([], random_stream(0, 0))
-    by_hand = instant.observe(0, replace(first, derivation=start[1], learning_rate=1e-3), 0.5)
+    by_hand = instant.observe(0, replace(first, derivation=start[1]), 0.5)
     proposed = []
     history = [by_hand]
     for number in range(1, 3):
@@ -146,10 +146,11 @@ def test_texts_that_the_space_does_not_hold_are_passed_over(name, hybrid, instan
 def test_failures_alone_do_not_stop_the_search(name, hybrid, start, instant):
     strategy = make_strategy(name, hybrid, start=start)
     history = []
-    for number in range(15):
+    for number in range(24):
         proposal = strategy.propose(history, random_stream(0, number))
         history.append(instant.observe(number, proposal, None, "failed", rung=None))
-    assert len({o.hash for o in history}) > 10
+    assert len({(o.hash, o.learning_rate) for o in history}) == 24
+    assert len({o.hash for o in history}) > 12
 
 
 def test_streams_differ_by_seed_and_trial():
