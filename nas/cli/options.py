@@ -12,6 +12,14 @@ Json = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", min=0)]
 Width = Annotated[int, typer.Option("--width", help="Channels D of every architecture.", min=1)]
+WidthOfProfile = Annotated[
+    int | None,
+    typer.Option(
+        "--width",
+        help="Channels D of every architecture; default: 32 for the small profile, 128 for paper.",
+        min=1,
+    ),
+]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -58,3 +66,10 @@ def choose_profile(profile: str | None) -> str:
         "task; --profile paper for the definition itself)"
     )
     return "small"
+
+
+def choose_width(width: int | None, profile: str) -> int:
+    """The width asked for, or the profile's own."""
+    if width is not None:
+        return width
+    return 32 if profile == "small" else 128

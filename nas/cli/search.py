@@ -14,8 +14,9 @@ from nas.cli.options import (
     ProfileOption,
     Seed,
     Storage,
-    Width,
+    WidthOfProfile,
     choose_profile,
+    choose_width,
 )
 from nas.errors import UsageError
 from nas.report.output import messages
@@ -65,7 +66,7 @@ def search(
         str | None, typer.Option("--name", help="Name of the study; default: from task and time.")
     ] = None,
     seed: Seed = 0,
-    width: Width = 64,
+    width: WidthOfProfile = None,
     max_params: Annotated[
         int | None,
         typer.Option(
@@ -104,7 +105,7 @@ def search(
         suite,
         space=space,
         strategy=strategy,
-        width=width,
+        width=choose_width(width, chosen),
         seed=seed,
         max_params=max_params,
         max_flops=max_flops,

@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.options import Data, Json, ProfileOption, Seed, Width, choose_profile
+from nas.cli.options import (
+    Data,
+    Json,
+    ProfileOption,
+    Seed,
+    WidthOfProfile,
+    choose_profile,
+    choose_width,
+)
 from nas.report.output import messages as console
 from nas.report.output import print_line
 
@@ -23,7 +31,7 @@ def train(
     steps: Annotated[
         int | None, typer.Option("--steps", help="Stop after so many steps.", min=1)
     ] = None,
-    width: Width = 64,
+    width: WidthOfProfile = None,
     seed: Seed = 0,
     data: Data = None,
     device: Annotated[
@@ -53,7 +61,9 @@ def train(
 
     if learning_rate <= 0:
         raise UsageError(f"--learning-rate must be positive, not {learning_rate}")
-    suite = load_task(task, choose_profile(profile), data)
+    chosen = choose_profile(profile)
+    suite = load_task(task, chosen, data)
+    width = choose_width(width, chosen)
     for message in suite.messages:
         console.print(message)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
