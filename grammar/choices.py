@@ -12,6 +12,7 @@ spends some of it, and an alternative is legal when it spends no more than there
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import le
 
 from nas.grammar.context import Context
 from nas.grammar.derivation import Node
@@ -99,20 +100,16 @@ class Point:
         self.routes: list[tuple[tuple[tuple[int, ...], Point], ...]] = [()] * count
         self.fixed = False
         self._all = tuple(range(count))
-        self._spans = tuple(max(spent) for spent in zip(*deltas, strict=True))
+        self._spans = tuple(map(max, zip(*deltas, strict=True)))
         self._ranked = sorted(self.spends)
         self._picks: dict[int, tuple[tuple[int, ...], list[float]]] = {}
         self._affordable: dict[tuple[int, ...], tuple[tuple[float, ...], list[float]]] = {}
 
     def affordable(self, slack: Slack) -> tuple[int, ...]:
         """The alternatives that spend no more than the slack; never none."""
-        if all(most <= left for most, left in zip(self._spans, slack, strict=True)):
+        if all(map(le, self._spans, slack)):
             return self._all
-        return tuple(
-            i
-            for i, delta in enumerate(self.deltas)
-            if all(spent <= left for spent, left in zip(delta, slack, strict=True))
-        )
+        return tuple(i for i, delta in enumerate(self.deltas) if all(map(le, delta, slack)))
 
     def renormalised(self, indices: tuple[int, ...]) -> tuple[tuple[float, ...], list[float]]:
         """Probabilities and their cumulative sums when only some alternatives are legal."""

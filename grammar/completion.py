@@ -27,7 +27,7 @@ Item = tuple[str | Alternative, Context]
 Arguments = tuple[Term | str | None, ...]
 """The arguments of a term; None stands for each block, an argument that has a cost."""
 
-MAX_ITEMS = 200_000  # rules in contexts: more than this is a context that grows without end
+MAX_ITEMS = 50_000  # rules in contexts: more than this is a context that grows without end
 
 
 class CostModel(Protocol):

@@ -27,6 +27,7 @@ from nas.grammar.errors import Location, SpaceError
 from nas.grammar.rules import Alternative, Grammar, Literal
 
 MAX_EXPECTED = 8  # words listed in a message
+END = "the end of the text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ class TextParser:
     def _unexpected(self, text: str, error: UnexpectedInput, file: str | None) -> SpaceError:
         words = {name: literal for literal, name in self._terminals.items()}
         expected: set[str] = set()
-        found = "the end of the text"
+        found = END
         line, column = _end(text)
         if isinstance(error, UnexpectedCharacters):
             expected = set(error.allowed or ())
@@ -140,7 +141,7 @@ class TextParser:
             expected = set(error.expected)
         choices = sorted(words[name] for name in expected if name in words)
         if "$END" in expected:
-            choices.append("the end")
+            choices.append(END)
         message = f"column {column}: {found} where {_one_of(choices)} must stand"
         close = difflib.get_close_matches(found.strip("`"), choices, n=1)
         if close:
@@ -154,10 +155,10 @@ def _end(text: str) -> tuple[int, int]:
 
 
 def _one_of(choices: list[str]) -> str:
-    shown = [word if word == "the end" else f"`{word}`" for word in choices[:MAX_EXPECTED]]
+    shown = [word if word == END else f"`{word}`" for word in choices[:MAX_EXPECTED]]
     if len(choices) > MAX_EXPECTED:
         shown.append(f"one of {len(choices) - MAX_EXPECTED} others")
-    return " or ".join(shown) or "the end of the text"
+    return " or ".join(shown) or END
 
 
 def _located(message: str, line: int, file: str | None) -> SpaceError:

