@@ -11,14 +11,17 @@ from nas.layers.base import Primitive, Shape
 TOLERANCE = 1e-9  # of outputs of size 1, in float64
 
 
-def find_problems(term: Term, shape: Shape, *, batch: int = 2, seed: int = 0) -> list[str]:
-    """Builds an architecture, runs it forward and backward, and streams it where it is causal.
+def find_problems(
+    term: Term, shape: Shape, *, batch: int = 2, seed: int = 0, stream: bool = True
+) -> list[str]:
+    """Builds an architecture, runs it forward and backward, and streams it if it is causal.
 
     Args:
         term: The architecture.
         shape: What it is built for; keep it small, everything runs.
         batch: Number of sequences.
         seed: Of weights and inputs; the global generator is left as it was.
+        stream: Whether a causal architecture is run token by token, too.
 
     Returns:
         One line a broken promise; none where it works: the computed parameters are the built ones,
@@ -43,7 +46,7 @@ def find_problems(term: Term, shape: Shape, *, batch: int = 2, seed: int = 0) ->
     gradients = [x.grad, *(p.grad for p in body.parameters() if p.grad is not None)]
     if not all(g is not None and bool(g.isfinite().all()) for g in (y, *gradients)):
         problems.append("outputs or gradients are not finite")
-    if shape.causal:
+    if shape.causal and stream:
         with torch.no_grad():
             problems += _stream_problems(body, x.detach(), y.detach(), architecture)
     return problems

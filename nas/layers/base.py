@@ -72,8 +72,8 @@ class Primitive(nn.Module):
     """A layer of a space: maps `[B, L, D]` to `[B, L, D]` for any L.
 
     A primitive is built from a shape, from the modules of its block arguments and from its
-    parameters: `attention(4, all, full, rope)` is `Attention(shape, heads=4, kv="all",
-    window="full", position="rope")`, the keywords being the names of the space's rules. Its
+    parameters: `attention(4, 2, full, rope)` is `Attention(shape, heads=4, kv=2, window="full",
+    position="rope")`, the keywords being the names of the space's rules. Its
     costs are class methods, so that they are known without building it.
 
     A parameter tensor that weight decay must leave alone (norms, biases, decay rates of gates)
