@@ -9,9 +9,10 @@ from nas.grammar.choices import Slack
 from nas.grammar.completion import CostModel, Flattest
 from nas.grammar.context import Context, Contexts
 from nas.grammar.errors import SpaceError
-from nas.grammar.frames import Frames, Leaf, Setting
+from nas.grammar.frames import Frames
 from nas.grammar.options import OptionTable
 from nas.grammar.rules import Alternative, Grammar
+from nas.grammar.settings import Leaf, Setting
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from nas.grammar.completion import (
     settle,
 )
 from nas.grammar.context import Context, Contexts
-from nas.grammar.frames import Frames, Leaf, Setting, leaves
+from nas.grammar.frames import Frames
 from nas.grammar.rules import Alternative
+from nas.grammar.settings import Leaf, Setting, leaves
 
 Cost = tuple[float, ...]
 

@@ -9,8 +9,9 @@ from functools import cached_property
 from nas.grammar.choices import Point
 from nas.grammar.context import Context
 from nas.grammar.derivation import Derivation
-from nas.grammar.network import Network, spend
+from nas.grammar.network import Network
 from nas.grammar.rules import Alternative
+from nas.grammar.sampling import derive, spend
 
 _Path = tuple["_Path", int] | None  # the parent's path and the child's index: shared, cheap to make
 _Stack = tuple["_Stack", Point, _Path] | None
@@ -140,7 +141,7 @@ class Decisions:
         while chosen is not None:
             chosen, index = chosen
             indices.append(index)
-        return self._network.derive(lambda _: indices.pop())
+        return derive(self._network, lambda _: indices.pop())
 
 
 def _down(path: _Path, route: tuple[int, ...]) -> _Path:

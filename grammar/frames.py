@@ -6,8 +6,7 @@ in the order in which they are chosen), and for each of these what it costs and 
 leaves to be derived. Parameters are chosen before blocks, so that the blocks' budget is exact.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import NoReturn
 
 from nas.grammar.blocks import BlockCounts
@@ -17,91 +16,12 @@ from nas.grammar.derivation import Term
 from nas.grammar.errors import SpaceError
 from nas.grammar.reach import levels
 from nas.grammar.rules import Alternative, Grammar, Literal
+from nas.grammar.settings import Chosen, Leaf, Part, Route, Setting
 
 MAX_LEAVES = 20_000  # settings of one term in one context
 MAX_SETTINGS = 100  # parameters of one term
 
-Route = tuple[int, ...]
-"""Where a node of a frame stands: indices of children, from the frame's own node down."""
-
 _Open = tuple[str, int, Route, int]  # a parameter to be chosen: its rule, scope, route, level
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """An alternative of a frame: its own, or one of its parameters'.
-
-    Args:
-        alternative: The alternative.
-        scope: Under which earlier one it stands: an index into `Leaf.chosen`; -1 for the first.
-        route: Where it stands.
-        level: How many levels below the frame.
-    """
-
-    alternative: Alternative
-    scope: int
-    route: Route
-    level: int
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A block that a frame leaves to be derived.
-
-    Args:
-        what: Its rule, or its alternative where that was chosen among parameters already.
-        scope: Under which of the frame's alternatives it stands: an index into `Leaf.chosen`.
-        route: Where it stands.
-        level: How many levels below the frame.
-    """
-
-    what: str | Alternative
-    scope: int
-    route: Route
-    level: int
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """One setting of all parameters of a frame.
-
-    Args:
-        chosen: Its alternatives, the frame's own first.
-        parts: Its blocks, from left to right.
-        own: What the term itself costs, per capped measure.
-        scale: What the cost of its blocks is multiplied with.
-    """
-
-    chosen: tuple[Chosen, ...]
-    parts: tuple[Part, ...]
-    own: tuple[float, ...]
-    scale: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A parameter of a frame that is to be chosen, after those before it.
-
-    Args:
-        rule: The parameter's rule.
-        scope: Under which of the alternatives chosen so far it stands.
-        route: Where it stands.
-        branches: Its legal alternatives and what follows from each.
-    """
-
-    rule: str
-    scope: int
-    route: Route
-    branches: tuple[tuple[Alternative, "Setting | Leaf"], ...]
-
-
-def leaves(tree: Setting | Leaf) -> Iterator[Leaf]:
-    """All settings of a frame, in the order of their choices."""
-    if isinstance(tree, Leaf):
-        yield tree
-    else:
-        for _, branch in tree.branches:
-            yield from leaves(branch)
 
 
 class Frames:
@@ -170,10 +90,6 @@ class Frames:
             offsets=tuple(part.level for part in leaf.parts),
             reach=max(chosen.level for chosen in leaf.chosen),
         )
-
-    def edges(self, alternative: Alternative, context: Context) -> list[Edge]:
-        """All settings of an alternative as edges."""
-        return [self.edge(leaf, context) for leaf in leaves(self.tree(alternative, context))]
 
     def cost(
         self, alternative: Alternative, arguments: Arguments, context: Context

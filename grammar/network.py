@@ -1,18 +1,16 @@
-"""The choice points of a space, how one leads to the next, and the loop that samples through."""
+"""The choice points of a space, and how one leads to the next."""
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import mul, sub
-from random import Random
 
 from nas.grammar.budget import Budget, Frame
 from nas.grammar.choices import Emit, Point, Slack
 from nas.grammar.context import Context, Contexts
-from nas.grammar.derivation import Derivation, Node
-from nas.grammar.frames import Chosen, Leaf, Part, Route, Setting
+from nas.grammar.derivation import Node
 from nas.grammar.options import OptionTable
 from nas.grammar.rules import Alternative, Grammar
+from nas.grammar.settings import Chosen, Leaf, Part, Route, Setting
 from nas.grammar.spelling import fragments, join, words_can_meet
 
 
@@ -41,6 +39,11 @@ class Network:
         contexts: Their contexts.
         options: Their options.
         budget: What terms cost and what caps allow; None without caps.
+
+    Attributes:
+        start: The point of the start rule.
+        slack: What the caps leave after the cheapest derivation of the whole, per capped measure.
+        write: Makes one text of its parts.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class Network:
         self._contexts = contexts
         self._options = options
         self._budget = budget
-        self._write = join if words_can_meet(grammar) else "".join
+        self.write = join if words_can_meet(grammar) else "".join
         self._points: dict[tuple[str | Alternative, Context, Slack], Point] = {}
         self._fragments: dict[Alternative, tuple[str, ...]] = {}
         self._plain: dict[Alternative, Leaf] = {}
@@ -167,7 +170,7 @@ class Network:
         routes: list[tuple[Route, Point]] = []
 
         def flush() -> None:
-            text = self._write(texts)
+            text = self.write(texts)
             if not tail and point.heads[index] is None:
                 point.heads[index] = text
                 point.emits[index] = tuple(emits)
@@ -214,93 +217,6 @@ class Network:
         if found is None:
             found = self._fragments[alternative] = fragments(alternative)
         return found
-
-    def sample(self, rng: Random) -> Derivation:
-        """Draw a derivation, from the start rule down: every choice by its probabilities."""
-        if len(self.slack) > 1:
-            return self._sample_under_caps(rng)
-        random = rng.random
-        slack = self.slack[0] if self.slack else 0
-        stack: list[Point | str] = [self.start]
-        pop = stack.pop
-        parts: list[str] = []
-        write = parts.append
-        order: list[Emit] = []
-        while stack:
-            top = pop()
-            if isinstance(top, str):
-                write(top)
-                continue
-            if slack < top.span:
-                i = top.pick(slack, random())
-            else:
-                i = bisect_right(top.cumulative, random())
-            head = top.heads[i]
-            if head is None:
-                self.link(top, i)
-                head = top.heads[i] or ""
-            slack -= top.spends[i]
-            write(head)
-            order += top.emits[i]
-            stack += top.tails[i]
-        return self._finished(order, parts)
-
-    def _sample_under_caps(self, rng: Random) -> Derivation:
-        """As `sample`, for several caps."""
-        slack = self.slack
-
-        def choose(point: Point) -> int:
-            nonlocal slack
-            legal = point.affordable(slack)
-            i = legal[bisect_right(point.renormalised(legal)[1], rng.random())]
-            slack = spend(slack, point.deltas[i])
-            return i
-
-        return self.derive(choose)
-
-    def derive(self, choose: Callable[[Point], int]) -> Derivation:
-        """The derivation that follows when `choose` takes every choice, in the order of `sample`.
-
-        Args:
-            choose: Given a point, the index of an alternative.
-        """
-        stack: list[Point | str] = [self.start]
-        parts: list[str] = []
-        order: list[Emit] = []
-        while stack:
-            top = stack.pop()
-            if isinstance(top, str):
-                parts.append(top)
-                continue
-            i = 0 if top.fixed else choose(top)
-            if top.heads[i] is None:
-                self.link(top, i)
-            parts.append(top.heads[i] or "")
-            order += top.emits[i]
-            stack += top.tails[i]
-        return self._finished(order, parts)
-
-    def _finished(self, order: list[Emit], parts: list[str]) -> Derivation:
-        nodes: list[Node] = []  # finished, the leftmost on top
-        pop = nodes.pop
-        push = nodes.append
-        for what, arity in reversed(order):
-            if isinstance(what, Node):
-                push(what)
-            elif arity == 1:
-                push(Node(what, (pop(),)))
-            elif arity == 2:
-                push(Node(what, (pop(), pop())))
-            else:
-                push(Node(what, tuple([pop() for _ in range(arity)])))
-        derivation = Derivation(pop())
-        derivation.__dict__["text"] = self._write(parts)  # what the cached property would write
-        return derivation
-
-
-def spend(slack: Slack, delta: Slack) -> Slack:
-    """What is left of the slack."""
-    return tuple(map(sub, slack, delta))
 
 
 def _due(text: str, emits: tuple[Emit, ...], like: Point) -> Point:

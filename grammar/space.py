@@ -16,11 +16,12 @@ from nas.grammar.derivation import Derivation, Node
 from nas.grammar.errors import SpaceError
 from nas.grammar.expression import Value
 from nas.grammar.loader import NAMES, load_grammar
-from nas.grammar.network import Network, spend
+from nas.grammar.network import Network
 from nas.grammar.normal import normalised
 from nas.grammar.options import Options, OptionTable
 from nas.grammar.parser import TextParser
 from nas.grammar.rules import Grammar
+from nas.grammar.sampling import sample, spend
 
 
 class Space:
@@ -109,6 +110,8 @@ class Space:
     def options(self, rule: str, context: Context) -> Options:
         """What a rule can become in a context: legal alternatives, probabilities, contexts below.
 
+        What caps leave depends on the rest of a derivation: `decide` knows, this does not.
+
         Raises:
             SpaceError: Nothing: the rule has no derivation there.
         """
@@ -127,7 +130,7 @@ class Space:
         Raises:
             SpaceError: The space is empty in this context or under these caps.
         """
-        return self._network.sample(rng)
+        return sample(self._network, rng)
 
     def decide(self) -> Decisions:
         """The decisions of a new derivation, to be taken one at a time.
