@@ -7,6 +7,7 @@ study decides what is next and is the only record: nothing of Ray's own state is
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -120,6 +121,8 @@ def run(
 
 def _connect(address: str | None, workers: int, gpus: float) -> None:
     """Start Ray here or join a cluster; jobs get one thread of linear algebra each."""
+    if address is not None:
+        _probe(address)
     environment: dict[str, Any] = {"env_vars": _WORKER}
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
@@ -148,6 +151,17 @@ def _connect(address: str | None, workers: int, gpus: float) -> None:
             f"the cluster has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs; a job "
             f"needs 1 and {gpus:g}"
         )
+
+
+def _probe(address: str) -> None:
+    """Make sure that something listens there: Ray itself waits for minutes before it says so."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"cannot reach the Ray cluster at {address}: {error}") from error
 
 
 class StudySearcher(Searcher):
