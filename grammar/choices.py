@@ -13,16 +13,34 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from operator import le
+from typing import NamedTuple
 
 from nas.grammar.context import Context
 from nas.grammar.derivation import Node
 from nas.grammar.rules import Alternative
+from nas.grammar.settings import Route
 
 Emit = tuple[Alternative | Node, int]
 """An alternative that joins the derivation and the number of its children, or a leaf and 0."""
 
 Slack = tuple[float, ...]
 """What is left of each cap, after the cheapest completion of everything that is still open."""
+
+
+class Link(NamedTuple):
+    """What follows an alternative.
+
+    Args:
+        head: The text up to the next point.
+        emits: What joins the derivation before the next point.
+        tail: The points and texts that follow, last one first.
+        routes: The same points, and where their nodes stand relative to the node before.
+    """
+
+    head: str
+    emits: tuple[Emit, ...]
+    tail: "tuple[Point | str, ...]"
+    routes: "tuple[tuple[Route, Point], ...]"
 
 
 class Point:
@@ -40,49 +58,42 @@ class Point:
         cumulative: Where in [0, 1) the second, third, ... alternative begins.
         spends: The deltas of the first measure (0 without caps).
         span: The largest of them.
-        heads: For each alternative, the text up to the next point; None until it is linked.
-        emits: For each, what it adds to the derivation before the next point.
-        tails: For each, the points and texts that follow, last one first.
-        routes: For each, the points that follow, last one first, and where their nodes are.
+        links: For each alternative, what follows; None until it is first chosen.
         fixed: Whether this is no choice, only text and nodes that are due.
     """
 
     __slots__ = (
-        "_affordable",
         "_all",
         "_picks",
         "_ranked",
+        "_some",
         "_spans",
         "alternatives",
         "at",
         "context",
         "cumulative",
         "deltas",
-        "emits",
         "fixed",
-        "heads",
+        "links",
         "plan",
         "probabilities",
-        "routes",
         "rule",
         "scale",
         "span",
         "spends",
-        "tails",
     )
 
     def __init__(
         self,
         rule: str,
         context: Context,
-        at: tuple[int, ...],
+        at: Route,
         alternatives: Sequence[Alternative],
         probabilities: Sequence[float],
         deltas: Sequence[Slack],
         scale: Slack,
         plan: object,
     ) -> None:
-        count = len(alternatives)
         self.rule = rule
         self.context = context
         self.at = at
@@ -91,19 +102,17 @@ class Point:
         self.deltas = tuple(deltas)
         self.scale = scale
         self.plan = plan
-        self.cumulative = list(accumulate(probabilities))[:-1]
-        self.spends = [delta[0] if delta else 0 for delta in deltas]
+        self.cumulative = tuple(accumulate(self.probabilities))[:-1]
+        self.spends = tuple([delta[0] if delta else 0 for delta in deltas])
         self.span = max(self.spends)
-        self.heads: list[str | None] = [None] * count
-        self.emits: list[tuple[Emit, ...]] = [()] * count
-        self.tails: list[tuple[Point | str, ...]] = [()] * count
-        self.routes: list[tuple[tuple[tuple[int, ...], Point], ...]] = [()] * count
+        self.links: list[Link | None] = [None] * len(self.alternatives)
         self.fixed = False
-        self._all = tuple(range(count))
+        self._all = tuple(range(len(self.alternatives)))
         self._spans = tuple(map(max, zip(*deltas, strict=True)))
-        self._ranked = sorted(self.spends)
-        self._picks: dict[int, tuple[tuple[int, ...], list[float]]] = {}
-        self._affordable: dict[tuple[int, ...], tuple[tuple[float, ...], list[float]]] = {}
+        # Made when a cap first rules something out: most points are never that close to one.
+        self._ranked: list[float] | None = None
+        self._picks: dict[int, tuple[tuple[int, ...], tuple[float, ...]]] | None = None
+        self._some: dict[tuple[int, ...], tuple[tuple[float, ...], tuple[float, ...]]] | None = None
 
     def affordable(self, slack: Slack) -> tuple[int, ...]:
         """The alternatives that spend no more than the slack; never none."""
@@ -111,15 +120,17 @@ class Point:
             return self._all
         return tuple(i for i, delta in enumerate(self.deltas) if all(map(le, delta, slack)))
 
-    def renormalised(self, indices: tuple[int, ...]) -> tuple[tuple[float, ...], list[float]]:
+    def renormalised(self, indices: tuple[int, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Probabilities and their cumulative sums when only some alternatives are legal."""
-        found = self._affordable.get(indices)
+        if self._some is None:
+            self._some = {}
+        found = self._some.get(indices)
         if found is None:
             weights = [self.probabilities[i] for i in indices]
             total = sum(weights)
-            probabilities = tuple(weight / total for weight in weights)
-            found = probabilities, list(accumulate(probabilities))[:-1]
-            self._affordable[indices] = found
+            probabilities = tuple([weight / total for weight in weights])
+            found = probabilities, tuple(accumulate(probabilities))[:-1]
+            self._some[indices] = found
         return found
 
     def pick(self, slack: float, chance: float) -> int:
@@ -129,6 +140,9 @@ class Point:
             slack: What is left of it.
             chance: A random number in [0, 1).
         """
+        if self._ranked is None or self._picks is None:
+            self._ranked = sorted(self.spends)
+            self._picks = {}
         count = bisect_right(self._ranked, slack)
         found = self._picks.get(count)
         if found is None:

@@ -102,9 +102,7 @@ class Decisions:
     def _take(self, index: int) -> None:
         assert self._stack is not None
         stack, point, path = self._stack
-        if point.heads[index] is None:
-            self._network.link(point, index)
-        for route, following in point.routes[index]:
+        for route, following in self._network.link(point, index).routes:
             stack = (stack, following, _down(path, route))
         self._stack = stack
         self._slack = spend(self._slack, point.deltas[index])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from operator import mul, sub
 
 from nas.grammar.budget import Budget, Frame
-from nas.grammar.choices import Emit, Point, Slack
+from nas.grammar.choices import Emit, Link, Point, Slack
 from nas.grammar.context import Context, Contexts
 from nas.grammar.derivation import Node
 from nas.grammar.options import OptionTable
@@ -90,8 +90,14 @@ class Network:
             self._points[key] = found
         return found
 
-    def link(self, point: Point, index: int) -> None:
-        """Make, once, what follows an alternative of a point."""
+    def link(self, point: Point, index: int) -> Link:
+        """What follows an alternative of a point; made once and kept there."""
+        found = point.links[index]
+        if found is None:
+            found = point.links[index] = self._make_link(point, index)
+        return found
+
+    def _make_link(self, point: Point, index: int) -> Link:
         alternative = point.alternatives[index]
         plan = point.plan
         if isinstance(plan, _Plan):
@@ -99,15 +105,12 @@ class Network:
             if not self._is_block(alternative):
                 above = scopes[plan.setting.scope]
                 scopes = (*scopes, self._contexts.below(alternative, above))
-            self._follow(point, index, plan.frame, scopes, plan.branches[index])
-            return
+            return self._follow(point, plan.frame, scopes, plan.branches[index])
         scopes = (self._contexts.below(alternative, point.context),)
         if self._budget is None:
-            frame = Frame(alternative, point.context, {})
-            self._follow(point, index, frame, scopes, self._without_cost(alternative))
-        else:
-            frame, tree = self._budget.frame(alternative, point.context)
-            self._follow(point, index, frame, scopes, tree)
+            return self._derive(point, scopes, self._without_cost(alternative))
+        frame, tree = self._budget.frame(alternative, point.context)
+        return self._follow(point, frame, scopes, tree)
 
     def _is_block(self, alternative: Alternative) -> bool:
         return self._budget is not None and self._budget.has_cost(alternative)
@@ -123,18 +126,14 @@ class Network:
     def _follow(
         self,
         point: Point,
-        index: int,
         frame: Frame,
         scopes: tuple[Context, ...],
         tree: Setting | Leaf,
-    ) -> None:
+    ) -> Link:
         if isinstance(tree, Leaf):
-            self._derive(point, index, scopes, tree)
-            return
+            return self._derive(point, scopes, tree)
         parameter = self._parameter(frame, scopes, tree, point.scale)
-        point.heads[index] = ""
-        point.tails[index] = (parameter,)
-        point.routes[index] = (((), parameter),)
+        return Link("", (), (parameter,), (((), parameter),))
 
     def _parameter(
         self, frame: Frame, scopes: tuple[Context, ...], setting: Setting, scale: Slack
@@ -161,39 +160,36 @@ class Network:
             setting.rule, context, setting.route, alternatives, probabilities, deltas, scale, plan
         )
 
-    def _derive(self, point: Point, index: int, scopes: tuple[Context, ...], leaf: Leaf) -> None:
+    def _derive(self, point: Point, scopes: tuple[Context, ...], leaf: Leaf) -> Link:
         """Text, nodes and points that follow when all parameters of a term are chosen."""
         scale = tuple(map(mul, point.scale, leaf.scale))
-        emits: list[Emit] = []
-        texts: list[str] = []
-        tail: list[Point | str] = []
-        routes: list[tuple[Route, Point]] = []
-
-        def flush() -> None:
-            text = self.write(texts)
-            if not tail and point.heads[index] is None:
-                point.heads[index] = text
-                point.emits[index] = tuple(emits)
-            elif emits:
-                tail.append(_due(text, tuple(emits), point))
-            elif text:
-                tail.append(text)
-            texts.clear()
-            emits.clear()
-
+        parts: list[Part] = []
+        texts: list[list[str]] = [[]]  # before, between and after the parts
+        emits: list[list[Emit]] = [[]]
         for piece in self._pieces(leaf):
             if isinstance(piece, str):
-                texts.append(piece)
+                texts[-1].append(piece)
             elif isinstance(piece, Part):
-                flush()
-                part = self.point(piece.what, scopes[piece.scope], scale)
-                tail.append(part)
-                routes.append((piece.route, part))
+                parts.append(piece)
+                texts.append([])
+                emits.append([])
             else:
-                emits.append(piece)
-        flush()
-        point.tails[index] = tuple(reversed(tail))
-        point.routes[index] = tuple(reversed(routes))
+                emits[-1].append(piece)
+        points = [self.point(part.what, scopes[part.scope], scale) for part in parts]
+        tail: list[Point | str] = []
+        for following, text, due in zip(points, texts[1:], emits[1:], strict=True):
+            tail.append(following)
+            if due:
+                tail.append(_due(self.write(text), tuple(due), point))
+            elif any(text):
+                tail.append(self.write(text))
+        routes = [(part.route, p) for part, p in zip(parts, points, strict=True)]
+        return Link(
+            head=self.write(texts[0]),
+            emits=tuple(emits[0]),
+            tail=tuple(reversed(tail)),
+            routes=tuple(reversed(routes)),
+        )
 
     def _pieces(self, leaf: Leaf) -> Iterator[str | Emit | Part]:
         """A setting in the order of its text: alternatives before their own text, blocks."""
@@ -223,5 +219,6 @@ def _due(text: str, emits: tuple[Emit, ...], like: Point) -> Point:
     """Text and nodes that follow a block of the same term: a point without a choice."""
     nothing = (0,) * len(like.scale)
     due = Point(like.rule, like.context, (), like.alternatives[:1], (1.0,), (nothing,), (), None)
-    due.heads[0], due.emits[0], due.fixed = text, emits, True
+    due.links[0] = Link(text, emits, (), ())
+    due.fixed = True
     return due

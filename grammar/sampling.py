@@ -35,14 +35,11 @@ def sample(network: Network, rng: Random) -> Derivation:
             i = top.pick(slack, random())
         else:
             i = bisect_right(top.cumulative, random())
-        head = top.heads[i]
-        if head is None:
-            network.link(top, i)
-            head = top.heads[i] or ""
         slack -= top.spends[i]
+        head, emits, tail, _ = top.links[i] or network.link(top, i)
         write(head)
-        order += top.emits[i]
-        stack += top.tails[i]
+        order += emits
+        stack += tail
     return _finished(network, order, parts)
 
 
@@ -76,11 +73,10 @@ def derive(network: Network, choose: Callable[[Point], int]) -> Derivation:
             parts.append(top)
             continue
         i = 0 if top.fixed else choose(top)
-        if top.heads[i] is None:
-            network.link(top, i)
-        parts.append(top.heads[i] or "")
-        order += top.emits[i]
-        stack += top.tails[i]
+        link = network.link(top, i)
+        parts.append(link.head)
+        order += link.emits
+        stack += link.tail
     return _finished(network, order, parts)
 
 

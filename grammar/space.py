@@ -159,10 +159,9 @@ class Space:
             if index is None:
                 return -math.inf
             total += math.log(point.renormalised(legal)[0][legal.index(index)])
-            if point.heads[index] is None:
-                network.link(point, index)
             slack = spend(slack, point.deltas[index])
-            stack += [(node_at(base, route), p) for route, p in point.routes[index]]
+            routes = network.link(point, index).routes
+            stack += [(node_at(base, route), p) for route, p in routes]
         return total
 
     def cost(self, derivation: Derivation) -> dict[str, float]:
