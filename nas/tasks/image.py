@@ -53,7 +53,7 @@ class Image:
 
 
 PAPER = Image()
-SMALL = Image(pool=2, most=2000)
+SMALL = Image(pool=4, most=2000)
 
 
 def image(profile: Profile, data: Path | None) -> Task:
@@ -83,7 +83,7 @@ def image(profile: Profile, data: Path | None) -> Task:
         inputs=Tokens(of.levels),
         outputs=Label(len(CLASSES)),
         batch_size=32 if small else 50,
-        steps=400 if small else 180_000,
+        steps=600 if small else 180_000,
         source=lambda: load(source, of),
         decode=lambda inputs, target: (
             f"{picture(inputs.reshape(side, side) * (255 / (of.levels - 1)))}\n"

@@ -67,7 +67,7 @@ def listops(profile: Profile) -> Task:
         inputs=Tokens(len(SYMBOLS)),
         outputs=Label(10),
         batch_size=32,
-        steps=400 if small else 120_000,
+        steps=600 if small else 120_000,
         source=lambda: generated(f"lra/listops-{profile}", of, sizes, lambda keys: draw(keys, of)),
         decode=lambda inputs, target: f"{text(inputs)} = {int(target)}",
         rules={"majority": majority, "root operator": lookup(root_operator)},

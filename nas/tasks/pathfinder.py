@@ -16,6 +16,7 @@ from nas.tasks.generate import Draw, generated
 from nas.tasks.random_streams import Keys, derive, integers
 from nas.tasks.snakes import (
     DIRECTIONS,
+    SETTLED,
     SUBPIXELS,
     Canvas,
     Contours,
@@ -37,34 +38,37 @@ class Pathfinder:
         drawing: How contours are drawn.
         dashes: Dashes of each of the two long contours.
         seed_distance: Distance between the first ends of the two long contours.
-        seed_margin: Least distance of the first end of the first contour from the window's edges.
+        seed_margin: Least distance of the first end of the first contour from the image's edges.
         distractors: Number of short contours that are tried.
         distractor_dashes: Dashes of each of them.
-        distance_tolerance: Keep an image only where the dots' distance would differ by at most this
-            were they joined or not; None: keep all, as the original does.
+        distance_step: Keep an image only where the distance between the dots, in whole steps of
+            this, would be the same were they joined or not; None: keep all, as the original does.
         dot: Radius of the dots.
         long_contrast: Brightness of the long contours, as a multiple of the pixels' coverage.
         short_contrast: Brightness of the distractors.
+        levels: Shades of grey told apart.
         version: Of the generator's code.
     """
 
-    drawing: Drawing = field(default_factory=lambda: Drawing(32))
+    drawing: Drawing = field(default_factory=Drawing)
     dashes: int = 14
     seed_distance: float = 7.0
     seed_margin: float = 14.0
     distractors: int = 5
     distractor_dashes: int = 4
-    distance_tolerance: float | None = None
+    distance_step: float | None = None
     dot: float = 1.5
     long_contrast: float = 1.5
     short_contrast: float = 2.0
+    levels: int = 256
     version: int = VERSION
 
 
 PAPER = Pathfinder()
 SMALL = Pathfinder(
-    drawing=Drawing(16, gap=0.5, clearance=1.5), dashes=4, seed_distance=5.0, seed_margin=3.0,
-    distractors=1, distractor_dashes=2, distance_tolerance=2.0, dot=1.0,
+    drawing=Drawing(8, 6, dash=2, gap=0.25, clearance=1.5, padding=0.25, thickness=1.0),
+    dashes=2, seed_distance=3.5, seed_margin=1.0, distractors=0, distance_step=0.5, dot=1.0,
+    long_contrast=0.74, levels=4,
 )  # fmt: skip
 
 
@@ -74,33 +78,68 @@ def pathfinder(profile: Profile) -> Task:
     of = SMALL if small else PAPER
     train, held_out = (20_000, 2_000) if small else (160_000, 20_000)
     sizes = (train, held_out, held_out)
-    side = of.drawing.window
+    height, width = of.drawing.height, of.drawing.width
     return Task(
         name="lra/pathfinder",
         profile=profile,
         summary="are the two dots the ends of one dashed path? pixels as tokens",
         definition=(
-            f"{side} x {side} pixels, paths of {of.dashes} dashes, {of.distractors} distractors of "
-            f"{of.distractor_dashes}; {train}/{held_out}/{held_out} images"
+            f"{height} x {width} pixels of {of.levels} shades, paths of {of.dashes} dashes, "
+            f"{of.distractors} distractors of {of.distractor_dashes}; "
+            f"{train}/{held_out}/{held_out} images"
         ),
-        length=side * side,
+        length=height * width,
         causal=False,
-        inputs=Tokens(256),
+        inputs=Tokens(of.levels),
         outputs=Label(2),
         batch_size=32,
-        steps=400 if small else 500_000,
+        steps=600 if small else 500_000,
         source=lambda: generated(
             f"lra/pathfinder-{profile}", of, sizes, lambda keys: draw(keys, of)
         ),
         decode=lambda inputs, target: (
-            f"{picture(inputs.reshape(side, side))}\n{'not joined' if target == 0 else 'joined'}"
+            f"{picture(inputs.reshape(height, width) * (255 / (of.levels - 1)))}\n"
+            f"= {('not joined', 'joined')[int(target)]}"
         ),
-        rules={"majority": majority, "ink": lookup(_ink)},
+        rules={
+            "majority": majority,
+            "ink": lookup(lambda split: _ink(split, of.levels)),
+            "distance of the dots": lookup(lambda split: _distance(split, of)),
+        },
     )
 
 
-def _ink(split: Split) -> NDArray[np.int64]:
-    return bins(split.inputs.mean(axis=1), 0, 64)
+def _ink(split: Split, levels: int) -> NDArray[np.int64]:
+    # Most of an image is black: a quarter of the levels is more than any mean.
+    return bins(split.inputs.mean(axis=1), 0, levels / 4, 64)
+
+
+def _distance(split: Split, of: Pathfinder) -> NDArray[np.int64]:
+    drawing = of.drawing
+    images = split.inputs.reshape(-1, drawing.height, drawing.width)
+    dots = find_dots(images, of.dot)
+    diagonal = np.hypot(drawing.height, drawing.width)
+    return bins(np.hypot(*(dots[:, 0] - dots[:, 1]).T), 0, diagonal, round(diagonal))
+
+
+def find_dots(images: NDArray, radius: float) -> NDArray[np.int64]:
+    """The pixels `[N, 2, 2]` (y, x) that dots most likely have their centres in.
+
+    Args:
+        images: `[N, H, W]` shades.
+        radius: Of the dots, in pixels; the two found are at least two radii apart.
+    """
+    count, height, width = images.shape
+    # Dots are brighter than dashes: the power makes more of that.
+    levels = np.zeros((count, height + 2, width + 2))
+    levels[:, 1:-1, 1:-1] = (images / max(1, images.max())) ** 3
+    rows = levels[:, :-2] + levels[:, 1:-1] + levels[:, 2:]
+    sums = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    first = np.stack(np.divmod(sums.reshape(count, -1).argmax(axis=1), width), axis=1)
+    grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"))
+    near = (np.abs(grid - first[:, :, None, None]) < 2 * radius).all(axis=1)
+    rest = np.where(near, -1, sums).reshape(count, -1)
+    return np.stack([first, np.stack(np.divmod(rest.argmax(axis=1), width), axis=1)], axis=1)
 
 
 def picture(image: NDArray) -> str:
@@ -131,11 +170,12 @@ class Scene:
 
 
 def draw(keys: Keys, of: Pathfinder) -> Draw:
-    """One attempt at an image per key, as pixels `[N, H * W]` of 0..255 and labels `[N]`."""
+    """One attempt at an image per key, as shades `[N, H * W]` and labels `[N]`."""
     scene = compose(keys, of)
     labels = np.zeros(len(keys), dtype=np.uint8)
     labels[scene.kept] = scene.joined
-    return Draw(render(scene, of).reshape(len(keys), -1), labels, scene.kept)
+    shades = render(scene, of).reshape(len(keys), -1).astype(np.uint16) * of.levels // 256
+    return Draw(shades.astype(np.uint8), labels, scene.kept)
 
 
 def compose(keys: Keys, of: Pathfinder) -> Scene:
@@ -147,18 +187,9 @@ def compose(keys: Keys, of: Pathfinder) -> Scene:
     """
     canvas = Canvas(len(keys), of.drawing)
     long = _long(canvas, derive(keys, 0), of)
-    coins = derive(keys, 1)[long[0].rows]
-    joined = (coins & np.uint64(1)) == 1
-    first = ((coins >> np.uint64(1)) & np.uint64(1)).astype(np.int64)
-    tips = np.array([contour.tips(of.drawing) for contour in long])  # [contour, end, M, 2]
-    every = np.arange(len(first))
-    here, there, other = tips[first, 0, every], tips[first, 1, every], tips[1 - first, 1, every]
-    dots = np.stack([here, np.where(joined[:, None], there, other)], axis=1)
-    if of.distance_tolerance is not None:
-        same, different = (np.hypot(*(here - end).T) for end in (there, other))
-        alike = np.abs(same - different) <= of.distance_tolerance * SUBPIXELS
-        long = long[0].only(alike), long[1].only(alike)
-        dots, joined = dots[alike], joined[alike]
+    dots, joined, alike = _dots(derive(keys, 1)[long[0].rows], long, of)
+    long = long[0].only(alike), long[1].only(alike)
+    dots, joined = dots[alike], joined[alike]
     rows = long[0].rows
     short = tuple(
         _short(canvas, rows, derive(keys[rows], 2 + i), of) for i in range(of.distractors)
@@ -170,8 +201,8 @@ def compose(keys: Keys, of: Pathfinder) -> Scene:
 
 def render(scene: Scene, of: Pathfinder) -> NDArray[np.uint8]:
     """The pixels `[N, H, W]` of a scene; black where it was not kept."""
-    window = of.drawing.window
-    images = np.zeros((len(scene.kept), window, window), dtype=np.uint8)
+    shape = (len(scene.kept), of.drawing.height, of.drawing.width)
+    images = np.zeros(shape, dtype=np.uint8)
     reach, shapes = dash_stencils(of.drawing)
     for contours, brightness in ((scene.long, of.long_contrast), (scene.short, of.short_contrast)):
         table = np.minimum(shapes * brightness + 0.5, 255).astype(np.uint8)
@@ -193,39 +224,79 @@ def _long(canvas: Canvas, keys: Keys, of: Pathfinder) -> tuple[Contours, Contour
     drawing = of.drawing
     rows = np.arange(len(keys))
     low = round(of.seed_margin * SUBPIXELS)
-    span = drawing.window * SUBPIXELS - 2 * low + 1
-    place = np.stack([low + integers(derive(keys, i), span) for i in range(2)], axis=-1)
+    place = np.stack(
+        [
+            low + integers(derive(keys, i), side * SUBPIXELS - 2 * low + 1)
+            for i, side in enumerate((drawing.height, drawing.width))
+        ],
+        axis=-1,
+    )
     around = offsets(of.seed_distance)[integers(derive(keys, 2), DIRECTIONS)]
-    pair = Contours.seeded(rows, of.dashes), Contours.seeded(rows, of.dashes)
+    pair = Contours.seeded(rows, of.dashes, mark=2), Contours.seeded(rows, of.dashes, mark=4)
     for contour, start, number in ((pair[0], place, 3), (pair[1], place + around, 4)):
         directions = integers(derive(derive(keys, number)[:, None], np.arange(8)), DIRECTIONS)
         contour.begin(canvas, np.repeat(start[:, None], 8, axis=1), directions)
+        contour.put(canvas, 0, contour.mark)
     for dash in range(1, of.dashes):
         alive = pair[0].alive & pair[1].alive
         pair = pair[0].only(alive), pair[1].only(alive)
         for which, contour in enumerate(pair):
             contour.extend(canvas, derive(keys[contour.rows], 4 + 2 * dash + which), dash)
-            # Taken only now: neighbours in a contour may be closer than the clearance.
-            contour.put(canvas, dash - 1)
+            contour.put(canvas, dash, contour.mark)
+            contour.put(canvas, dash - 1, SETTLED)
     alive = pair[0].alive & pair[1].alive
     pair = pair[0].only(alive), pair[1].only(alive)
     for contour in pair:
-        contour.put(canvas, of.dashes - 1)
+        contour.put(canvas, of.dashes - 1, SETTLED)
     return pair
+
+
+def _dots(
+    keys: Keys, long: tuple[Contours, Contours], of: Pathfinder
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where the dots stand `[M, 2, 2]`, whether they are joined, and whether the image is kept.
+
+    A dot stands where contour i begins; the other where i ends, or, not joined, one where contour
+    j begins and one where the other contour ends. Whether joined or not is a coin thrown for an
+    image that would be kept in both cases, so nothing else can depend on it.
+    """
+    begins, ends = (
+        np.stack(tips) for tips in zip(*(c.tips(of.drawing) for c in long), strict=True)
+    )
+    pairs = [(0, 0), (0, 1), (1, 0), (1, 1)] if of.distance_step is not None else [(0, 0), (1, 1)]
+    first = integers(derive(keys, 0), len(pairs))
+    joined = integers(derive(keys, 1), 2) == 1
+    dots = np.zeros((len(keys), 2, 2), dtype=np.int64)
+    kept = np.zeros(len(keys), dtype=np.bool_)
+    for number in range(len(pairs)):
+        for choice, (i, j) in enumerate(pairs):
+            same, different = (begins[i], ends[i]), (begins[j], ends[1 - j])
+            fits = ~kept & ((first + number) % len(pairs) == choice)
+            if of.distance_step is not None:
+                fits &= _steps(same, of.distance_step) == _steps(different, of.distance_step)
+            both = [np.stack(tips, axis=1) for tips in (different, same)]
+            dots[fits] = np.where(joined[:, None, None], both[1], both[0])[fits]
+            kept |= fits
+    return dots, joined, kept
+
+
+def _steps(dots: tuple[NDArray[np.int64], NDArray[np.int64]], step: float) -> NDArray[np.float64]:
+    """The distance between dots in whole steps of so many pixels."""
+    return np.sqrt(((dots[0] - dots[1]) ** 2).sum(axis=1)) // (step * SUBPIXELS)
 
 
 def _short(canvas: Canvas, rows: NDArray[np.int64], keys: Keys, of: Pathfinder) -> Contours:
     """One distractor in each of some images, where it finds room."""
     trials = 24
-    contour = Contours.seeded(rows, of.distractor_dashes)
+    contour = Contours.seeded(rows, of.distractor_dashes, mark=8)
     draws = derive(derive(keys, 0)[:, None], np.arange(trials))
-    side = of.drawing.window * SUBPIXELS
-    place = np.stack([integers(derive(draws, i), side) for i in range(2)], axis=-1)
+    sides = (of.drawing.height * SUBPIXELS, of.drawing.width * SUBPIXELS)
+    place = np.stack([integers(derive(draws, i), side) for i, side in enumerate(sides)], axis=-1)
     contour.begin(canvas, place, integers(derive(draws, 2), DIRECTIONS))
     for dash in range(1, of.distractor_dashes):
         contour.extend(canvas, derive(keys, dash), dash)
     contour = contour.only(contour.alive)
     # Taken when it is complete: one that found no room leaves its place to the next.
     for dash in range(of.distractor_dashes):
-        contour.put(canvas, dash)
+        contour.put(canvas, dash, SETTLED)
     return contour

@@ -21,6 +21,8 @@ from nas.tasks.random_streams import Keys, integers
 SUBPIXELS = 4
 """Lattice positions per pixel."""
 DIRECTIONS = 48
+SETTLED = 1
+"""The mark of what every dash keeps clear of: all dashes but the last of each growing contour."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Drawing:
     """How contours are drawn; lengths are in pixels.
 
     Args:
-        window: Height and width of the image.
-        padding: Margin of the window that dashes keep out of.
+        height: Of the image.
+        width: Of the image.
+        padding: Margin of the image that dashes keep out of.
         dash: Length of a dash.
         gap: Space between a dash and the joint between two dashes; two dashes are 2 gaps apart.
         thickness: Of a dash.
@@ -37,7 +40,8 @@ class Drawing:
         continuity: How strongly a contour goes on straight: turns stay below 90 degrees / this.
     """
 
-    window: int
+    height: int = 32
+    width: int = 32
     padding: float = 1.0
     dash: float = 2.0
     gap: float = 1.0
@@ -103,20 +107,27 @@ class Canvas:
         self.drawing = drawing
         # A border as wide as a zone, so that zones at the edge need no clipping.
         self._border = math.ceil((drawing.dash + drawing.clearance) * SUBPIXELS) + 1
-        self._side = drawing.window * SUBPIXELS + 2 * self._border
+        self._height, self._width = (
+            side * SUBPIXELS + 2 * self._border for side in (drawing.height, drawing.width)
+        )
         margin = self._border + round(drawing.padding * SUBPIXELS)
-        self._taken = np.ones((count, self._side, self._side), dtype=np.uint8)
+        self._taken = np.full((count, self._height, self._width), SETTLED, dtype=np.uint8)
         self._taken[:, margin:-margin, margin:-margin] = 0
 
     def free(
-        self, rows: NDArray, starts: NDArray[np.int64], directions: NDArray[np.int64]
+        self,
+        rows: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        directions: NDArray[np.int64],
+        but: int = 0,
     ) -> NDArray[np.bool_]:
-        """Whether candidate dashes would keep clear of all that were put before.
+        """Whether candidate dashes would keep clear of those that were put before.
 
         Args:
             rows: `[M]` images.
             starts: `[M, K, 2]` lattice points of K candidates each.
             directions: `[M, K]`.
+            but: The mark of dashes that may be near.
         """
         drawing = self.drawing
         checks = math.ceil(drawing.dash * 2)
@@ -124,17 +135,30 @@ class Canvas:
         taken = self._taken.reshape(-1)
         for i in range(checks + 1):
             points = starts + offsets(drawing.dash * i / checks)[directions]
-            inside = np.clip(points + self._border, 0, self._side - 1)
-            index = (rows[:, None] * self._side + inside[..., 0]) * self._side + inside[..., 1]
-            free &= taken[index] == 0
+            ys = np.clip(points[..., 0] + self._border, 0, self._height - 1)
+            xs = np.clip(points[..., 1] + self._border, 0, self._width - 1)
+            index = (rows[:, None] * self._height + ys) * self._width + xs
+            free &= (taken[index] & np.uint8(255 - but)) == 0
         return free
 
-    def put(self, rows: NDArray, starts: NDArray[np.int64], directions: NDArray[np.int64]) -> None:
-        """Take the zone of one dash in each of the given images (`[M]`, `[M, 2]`, `[M]`)."""
-        ys, xs = (starts[:, None] + _zone(self.drawing)[directions] + self._border).transpose(
-            2, 0, 1
-        )
-        self._taken.reshape(-1)[(rows[:, None] * self._side + ys) * self._side + xs] = 1
+    def put(
+        self,
+        rows: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        directions: NDArray[np.int64],
+        mark: int,
+    ) -> None:
+        """Take the zone of one dash in each of the given images.
+
+        Args:
+            rows: `[M]` images, all different.
+            starts: `[M, 2]` lattice points.
+            directions: `[M]`.
+            mark: A power of two, 1 to 128, set in the zone beside the marks there.
+        """
+        zone = starts[:, None] + _zone(self.drawing)[directions] + self._border
+        index = (rows[:, None] * self._height + zone[..., 0]) * self._width + zone[..., 1]
+        self._taken.reshape(-1)[index] |= np.uint8(mark)
 
 
 @dataclass
@@ -146,21 +170,24 @@ class Contours:
         starts: `[M, n, 2]` lattice points (y, x) where its dashes start.
         directions: `[M, n]` their directions.
         alive: `[M]` whether it grew to its full length so far.
+        mark: What its dashes are marked with on the canvas, besides `SETTLED`.
     """
 
     rows: NDArray[np.int64]
     starts: NDArray[np.int64]
     directions: NDArray[np.int64]
     alive: NDArray[np.bool_]
+    mark: int
 
     @classmethod
-    def seeded(cls, rows: NDArray[np.int64], dashes: int) -> "Contours":
+    def seeded(cls, rows: NDArray[np.int64], dashes: int, mark: int) -> "Contours":
         """Contours without a dash yet."""
         return cls(
             rows,
             np.zeros((len(rows), dashes, 2), dtype=np.int64),
             np.zeros((len(rows), dashes), dtype=np.int64),
             np.ones(len(rows), dtype=np.bool_),
+            mark,
         )
 
     def begin(
@@ -178,15 +205,16 @@ class Contours:
         joint = start + offsets(drawing.dash + drawing.gap)[direction]
         directions = (direction[:, None] + turns) % DIRECTIONS
         starts = joint[:, None] + offsets(drawing.gap)[directions]
-        free = canvas.free(self.rows, starts, directions)
+        # The dash before is not settled: neighbours may be nearer than the clearance.
+        free = canvas.free(self.rows, starts, directions, but=self.mark)
         sums = np.cumsum(free * weights, axis=1)
         choice = (sums > integers(keys, sums[:, -1])[:, None]).argmax(axis=1)
         self._set(number, starts, directions, choice, np.asarray(free.any(axis=1)))
 
-    def put(self, canvas: Canvas, number: int) -> None:
+    def put(self, canvas: Canvas, number: int, mark: int) -> None:
         """Take dash `number` on the canvas, where the contour is alive."""
         use = self.alive
-        canvas.put(self.rows[use], self.starts[use, number], self.directions[use, number])
+        canvas.put(self.rows[use], self.starts[use, number], self.directions[use, number], mark)
 
     def tips(self, drawing: Drawing) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The two ends `[M, 2]` of every contour."""
@@ -195,7 +223,9 @@ class Contours:
 
     def only(self, use: NDArray[np.bool_]) -> "Contours":
         """Some of the contours."""
-        return Contours(self.rows[use], self.starts[use], self.directions[use], self.alive[use])
+        return Contours(
+            self.rows[use], self.starts[use], self.directions[use], self.alive[use], self.mark
+        )
 
     def _set(
         self,

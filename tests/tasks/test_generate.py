@@ -1,0 +1,70 @@
+import numpy as np
+
+from nas.tasks import generate
+from nas.tasks.base import SPLITS
+from nas.tasks.generate import Draw, fingerprints, generated
+from nas.tasks.random_streams import integers
+
+
+def few(keys) -> Draw:
+    """Only 300 different examples, a third of the attempts rejected."""
+    values = integers(keys, 300)
+    inputs = np.stack([values // 20, values % 20], axis=1).astype(np.uint8)
+    return Draw(inputs, (values % 7).astype(np.uint8), values % 3 > 0, np.full(len(keys), 2))
+
+
+def rows(splits):
+    return [tuple(row) for name in SPLITS for row in splits[name].inputs.tolist()]
+
+
+def test_all_examples_differ_and_fit_the_definition(fresh_cache):
+    splits = generated("toy", 1, (100, 50, 40), few)
+    assert [len(splits[name]) for name in SPLITS] == [100, 50, 40]
+    assert len(set(rows(splits))) == 190  # of the 200 that there are
+    for name in SPLITS:
+        values = splits[name].inputs.astype(int) @ [20, 1]
+        assert (values % 3 > 0).all()
+        assert (splits[name].targets == values % 7).all()
+        assert (splits[name].lengths == 2).all()
+
+
+def test_examples_do_not_depend_on_how_many_are_drawn_together(fresh_cache, monkeypatch):
+    whole = generated("toy", 1, (100, 50, 40), few)
+    monkeypatch.setattr(generate, "_CHUNK", 7)
+    monkeypatch.setenv("NAS_CACHE", str(fresh_cache / "other"))
+    parts = generated("toy", 1, (100, 50, 40), few)
+    assert rows(whole) == rows(parts)
+
+
+def test_the_first_examples_do_not_depend_on_the_size(fresh_cache):
+    many, less = (generated("toy", 1, (n, 1, 1), few)["train"].inputs for n in (30, 10))
+    same = (many[:10] == less).all(axis=1)
+    assert same.all()
+
+
+def test_definitions_and_names_have_streams_of_their_own(fresh_cache):
+    sets = [rows(generated(name, d, (20, 5, 5), few)) for name, d in (("a", 1), ("a", 2), ("b", 1))]
+    assert len({tuple(s) for s in sets}) == 3
+
+
+def test_the_cache_gives_back_what_was_made(fresh_cache):
+    def never(keys):
+        raise AssertionError
+
+    made = generated("toy", 1, (20, 5, 5), few)
+    read = generated("toy", 1, (20, 5, 5), never)
+    for name in SPLITS:
+        assert (made[name].inputs == read[name].inputs).all()
+        assert made[name].inputs.dtype == read[name].inputs.dtype
+        assert (made[name].lengths == read[name].lengths).all()
+
+
+def test_fingerprints_tell_rows_apart():
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(0, 3, (20_000, 12)).astype(np.uint8)
+    marks = fingerprints(inputs)
+    assert len(np.unique(marks)) == len(np.unique(inputs, axis=0))
+    swapped = inputs.copy()
+    swapped[:, [0, 1]] = swapped[:, [1, 0]]
+    differ = inputs[:, 0] != inputs[:, 1]
+    assert (fingerprints(swapped)[differ] != marks[differ]).all()
