@@ -137,6 +137,9 @@ class Contexts:
             return context
         values = dict(context)
         for name, expression in alternative.lets:
+            if name == DEPTH:
+                message = "`depth` is counted by the grammar: assign another name"
+                raise SpaceError(message, alternative.location)
             if not context.partial or name in self._deciding:
                 values[name] = expression.lanes(values)
         if deeper:

@@ -2,6 +2,7 @@
 
 import itertools
 from functools import cache
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from nas.grammar.completion import Edge, Flattest, settle
 from nas.grammar.context import Contexts
+from nas.grammar.errors import SpaceError
+from nas.grammar.space import Space
 
 SPACE = """
 start: "s" a b
@@ -109,3 +112,19 @@ def test_equal_problems_are_settled_equally():
     edges = [Edge((1,), (1,), (), ()), Edge((1,), (1,), (), (), reach=1)]
     for order in itertools.permutations(edges):
         assert settle({("a", None): order}, {}, (1.0,))["a", None].height == 0
+
+
+def test_widths_that_grow_without_end_are_no_obstacle(oracle):
+    text = """
+    start: "wide" start                           //@ 1 where D % 2 == 0 let D = 2 * D
+         | "leaf"                                 //@ 1
+    """
+    space = Space(oracle.build(text), context={"D": 2})
+    rng = Random(0)
+    assert max(space.sample(rng).size for _ in range(500)) > 6
+
+
+def test_contexts_that_go_on_for_ever_without_a_leaf_are_refused(oracle):
+    text = 'start: "a" start //@ 1 let D = D + 1\n | "b" //@ 1 where D < 0'
+    with pytest.raises(SpaceError, match=r"do not end .* `//@ max_depth N`"):
+        Space(oracle.build(text), context={"D": 0}).sample(Random(0))

@@ -1,15 +1,10 @@
 """Spaces: probabilities, legality, texts and hashes, compared with plain recursion."""
 
 import math
-import os
-import subprocess
-import sys
-from collections import Counter
 from pathlib import Path
 from random import Random
 
 import pytest
-from scipy.stats import chisquare
 
 from nas.grammar.derivation import Derivation
 from nas.grammar.errors import SpaceError
@@ -116,99 +111,6 @@ def test_a_space_is_exactly_what_plain_recursion_says(oracle, name):
     assert {space.sample(rng).text for _ in range(200)} <= expected.keys()
 
 
-CHOICE = """
-start: "f" "(" a "," a ")"
-a: "x"                                            //@ 1
- | "y"                                            //@ 2 * D
- | "z" b                                          //@ L
-!b: "1"                                           //@ 1
-  | "2"                                           //@ 3
-  | "3"                                           //@ 5 where D > 9
-"""
-
-
-def test_alternatives_are_sampled_as_often_as_their_weights_say(oracle):
-    space = Space(oracle.build(CHOICE), context={"D": 2, "L": (1, 3)})
-    rng = Random(5)
-    seen = Counter(space.sample(rng).text for _ in range(30_000))
-    one = {"x": 1 / 7, "y": 4 / 7, "z 1": 2 / 7 / 4, "z 2": 2 / 7 * 3 / 4}
-    expected = {
-        f"f({a}, {b})".replace(" 1", "1").replace(" 2", "2"): p * q * 30_000
-        for a, p in one.items()
-        for b, q in one.items()
-    }
-    seen = Counter({text.replace(" 1", "1").replace(" 2", "2"): n for text, n in seen.items()})
-    assert seen.keys() == expected.keys()
-    assert chisquare([seen[t] for t in expected], list(expected.values())).pvalue > 1e-3
-
-
-def test_options_are_the_legal_alternatives_with_probabilities_and_contexts(oracle):
-    text, context, _ = TIGHT["lanes"]
-    space = Space(oracle.build(text), context=context)
-    options = space.options("start", space.context)
-    assert [a.symbols[0].text for a in options.alternatives] == ["even", "down", "odd"]
-    assert options.probabilities == pytest.approx([48 / 60, 10 / 60, 2 / 60])
-    assert [c["L"] for c in options.contexts] == [(32, 64), (8, 16), (32, 64)]
-    twice = space.options("start", options.contexts[1])
-    assert twice.contexts[1]["L"] == (2, 4)
-    again = space.options("start", twice.contexts[1])  # 2 is not divided by 4: no `down`
-    assert [a.symbols[0].text for a in again.alternatives] == ["even", "odd"]
-    assert space.options("start", space.context) is options
-
-
-def test_a_space_without_architectures_says_which_rule_and_where(oracle):
-    grammar = oracle.build('start: "a" b\nb: "b" //@ 1 where L > 8')
-    with pytest.raises(SpaceError, match=r"space.lark:1: `start` has no derivation where L = 4"):
-        Space(grammar, context={"L": 4}).sample(Random(0))
-    assert Space(grammar, context={"L": 9}).sample(Random(0)).text == "a b"
-
-
-def test_a_weight_of_zero_is_refused_where_it_is_met(oracle):
-    space = Space(oracle.build('start: "a" //@ L - 4\n | "b" //@ 1'), context={"L": 4})
-    with pytest.raises(SpaceError, match=r"space.lark:1: the weight .* is 0 where L = 4"):
-        space.sample(Random(0))
-
-
-def test_a_name_that_nobody_gives_is_refused(oracle):
-    space = Space(oracle.build('start: "a" //@ 1 where W > 4'), context={"L": 4})
-    with pytest.raises(SpaceError, match="W"):
-        space.sample(Random(0))
-
-
-def test_depth_can_neither_be_given_nor_assigned(oracle):
-    with pytest.raises(SpaceError, match="counted by the grammar"):
-        Space(oracle.build('start: "a"'), context={"depth": 4})
-
-
-def test_widths_that_grow_without_end_are_no_obstacle(oracle):
-    text = """
-    start: "wide" start                           //@ 1 where D % 2 == 0 let D = 2 * D
-         | "leaf"                                 //@ 1
-    """
-    space = Space(oracle.build(text), context={"D": 2})
-    rng = Random(0)
-    assert max(space.sample(rng).size for _ in range(500)) > 6
-
-
-def test_contexts_that_go_on_for_ever_without_a_leaf_are_refused(oracle):
-    text = 'start: "a" start //@ 1 let D = D + 1\n | "b" //@ 1 where D < 0'
-    with pytest.raises(SpaceError, match=r"do not end .* `//@ max_depth N`"):
-        Space(oracle.build(text), context={"D": 0}).sample(Random(0))
-
-
-def test_derivations_of_any_depth_are_no_obstacle(oracle):
-    text = 'start: "(" start ")" //@ 1 where n > 0 let n = n - 1\n | "x" //@ 1 where n == 0'
-    depth = 4 * sys.getrecursionlimit()
-    space = Space(oracle.build(text), context={"n": depth})
-    derivation = space.sample(Random(0))
-    assert derivation.text == "(" * depth + "x" + ")" * depth
-    assert Derivation(derivation.root).text == derivation.text
-    assert space.parse(derivation.text) == derivation
-    assert space.decide().derivation == derivation
-    assert space.log_probability(derivation) == 0
-    assert derivation.term.name == "start"
-
-
 @pytest.fixture(scope="module")
 def hybrid():
     return Space.load(str(HYBRID), context=STUDY)
@@ -241,29 +143,6 @@ def test_sampling_is_what_deciding_by_the_probabilities_is(hybrid):
             decisions.choose(index)
         assert decisions.derivation == derivation
         assert hybrid.log_probability(derivation) == pytest.approx(total)
-
-
-def test_the_same_seed_gives_the_same_texts_in_every_process(hybrid):
-    script = (
-        "from random import Random\n"
-        "from nas.grammar.canonical import canonical_hash\n"
-        "from nas.grammar.space import Space\n"
-        f"space = Space.load({str(HYBRID)!r}, context={STUDY!r})\n"
-        "rng = Random(7)\n"
-        "print(space.hash, *(canonical_hash(space.sample(rng)) for _ in range(20)))"
-    )
-    outputs = set()
-    for seed in ("1", "2"):
-        result = subprocess.run(
-            [sys.executable, "-c", script],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        outputs.add(result.stdout)
-    assert len(outputs) == 1
-    assert outputs.pop().split()[0] == hybrid.hash
 
 
 def test_another_context_has_other_architectures(hybrid):
@@ -311,45 +190,6 @@ def test_the_hash_is_of_the_rules_and_not_of_their_layout(tmp_path):
         changed = SPACE.replace(old, new)
         assert changed != SPACE
         assert loaded(folder, changed, D=4).hash != space.hash
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "net(sqe(",
-            r"column 5: `sqe` where `narrow` or `norm` or `seq` must stand .*mean `seq`",
-        ),
-        ("net(seq(narrow(1),\n narrow(3)))", r"line 2, column 9: `3` where `1` or `2` must stand"),
-        ("net(narrow(1)", r"line 1, column 14: the end of the text where `\)` must stand"),
-        ("net(narrow(1)) net", r"line 1, column 16: `net` where the end of the text must stand"),
-        ("", r"line 1, column 1: the end of the text where `net` must stand"),
-        ("net(ä)", r"line 1, column 5: `ä` where"),
-        (
-            "net(\n seq(narrow(1), seq(seq(seq(seq(narrow(1), norm), norm), norm), norm)))",
-            r"line 2, column 40: `size` lies deeper than max_depth 6 allows",
-        ),
-    ],
-)
-def test_what_is_wrong_with_a_text_is_said_with_its_place(tmp_path, text, message):
-    with pytest.raises(SpaceError, match=message):
-        loaded(tmp_path, SPACE, D=4).parse(text)
-
-
-def test_a_where_that_forbids_a_text_is_named_with_its_context(tmp_path):
-    space = loaded(tmp_path, SPACE, D=6)
-    message = (
-        r"zoo/old.arch:3: column 1: `narrow` is legal only where D % 4 == 0 \(.*space.lark:5\), "
-        r"and here D = 6"
-    )
-    with pytest.raises(SpaceError, match=message):
-        space.parse("// a comment\nnet(\nnarrow(1))", file="zoo/old.arch")
-
-
-def test_texts_may_be_laid_out_and_commented(tmp_path):
-    space = loaded(tmp_path, SPACE, D=4)
-    text = "// published\nnet( seq(narrow(1), // first\n\t narrow ( 2 )) )\n"
-    assert space.parse(text).text == "net(seq(narrow(1), narrow(2)))"
 
 
 def test_check_says_what_a_derivation_of_another_context_breaks(oracle, hybrid):
