@@ -49,7 +49,8 @@ class Choice:
 class Decisions:
     """Takes a derivation's decisions one at a time, in a fixed order; see `Space.decide`.
 
-    Rules with one legal alternative are expanded by themselves.
+    Rules with one legal alternative are expanded by themselves. The order is that of the text, but
+    under caps all parameters of a term are decided before its blocks, whose budget they settle.
 
         decisions = space.decide()
         while (choice := decisions.current) is not None:
