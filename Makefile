@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # One thread of linear algebra per process: two busy ones on a small machine are far slower than one.
 export OMP_NUM_THREADS ?= 1
-TIME ?= 20m
+TIME ?= 12m
 
 .PHONY: env search test test-fast test-gpu soak lint format types check clean
 

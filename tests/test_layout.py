@@ -43,7 +43,7 @@ def test_a_package_of_the_same_name_is_not_shadowed_from_the_checkout(tmp_path, 
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys\nfrom nas.cli import main\n"
+        "import sys\nfrom nas.cli.main import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as done:\n    assert done.code == 0\n"
         "print([name for name in ('torch', 'ray', 'optuna') if name in sys.modules])"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.cli import main
+from nas.cli.main import main
 from nas.cli.search import parse_duration, parse_trials
 from nas.errors import UsageError
 from nas.tasks import registry
@@ -271,3 +271,9 @@ def test_numbers_of_trials():
     assert parse_trials("+40", 7) == 47
     with pytest.raises(UsageError):
         parse_trials("many", 7)
+
+
+def test_version(nas):
+    code, out, _ = nas("--version")
+    assert code == 0
+    assert out.startswith("nas 0.")

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from nas.cli import main
+from nas.cli.main import main
 
 SPACE = """
 start: "net" "(" block ")" -> net

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from nas.cli import main
+from nas.cli.main import main
 
 
 def run(capsys, *words):

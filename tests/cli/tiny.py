@@ -38,7 +38,7 @@ def install() -> None:
 
 
 if __name__ == "__main__":
-    from nas.cli import main
+    from nas.cli.main import main
 
     install()
     main(sys.argv[1:])
