@@ -143,8 +143,13 @@ def _connect(address: str | None, workers: int, gpus: float) -> None:
             "RAY_AUTH_TOKEN (or ~/.ray/auth_token) to the cluster's"
         ) from error
     except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"the Ray cluster at {address}" if address else "a local Ray"
-        raise UsageError(f"cannot reach {where}: {last_line(str(error))}") from error
+        if address is None:
+            raise NasError(f"cannot start Ray here: {last_line(str(error))}") from error
+        # Ray sends no token to an address unless it is told to, and then only says "failed".
+        raise UsageError(
+            f"cannot reach the Ray cluster at {address}: {last_line(str(error))}; if it wants a "
+            "token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        ) from error
     total = ray.cluster_resources()
     if total.get("CPU", 0) < 1 or total.get("GPU", 0) < gpus:
         raise UsageError(

@@ -1,6 +1,6 @@
 """Drives the study of a folder through Ray, in a process of its own that a test can kill.
 
-    python -m tests.executors.drive FOLDER SECONDS_PER_JOB
+    python -m tests.executors.drive FOLDER SECONDS_PER_JOB [ADDRESS]
 
 Every job appends a line to `FOLDER/jobs.log`: trial, attempt, rung, process, "begin" or "end".
 """
@@ -34,7 +34,9 @@ def main() -> None:
     folder, pause = Path(sys.argv[1]), float(sys.argv[2])
     function = partial(logged, str(folder), pause)
     try:
-        drive(folder, function, run=partial(ray.run, workers=2))
+        address = sys.argv[3] if len(sys.argv) > 3 else None
+        shared = folder / "shared"
+        drive(folder, function, run=partial(ray.run, workers=2, address=address, folder=shared))
     except NasError as error:
         sys.exit(f"error: {error}")
 

@@ -140,8 +140,8 @@ def kill_until_complete(folder: Path, kills: int, seed: int) -> None:
     assert sum(count - 1 for count in ended.values()) <= 2 * kills
 
 
-def start(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tests.executors.drive", str(folder), "0.05"]
+def start(folder: Path, *address: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tests.executors.drive", str(folder), "0.05", *address]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
@@ -157,3 +157,33 @@ def wait_for(condition, process: subprocess.Popen) -> None:
             return
         assert time.monotonic() < deadline, "the study does not go on"
         time.sleep(0.01)
+
+
+def test_a_study_runs_on_a_cluster_by_its_address_and_token(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block"]
+    command += ["--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2"]
+    command += ["--include-dashboard=false", "--disable-usage-stats"]
+    cluster = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not listens(port):
+            assert time.monotonic() < deadline, "the cluster does not start"
+            time.sleep(0.2)
+        begin(tmp_path, limits=Limits(12))
+        assert start(tmp_path, f"127.0.0.1:{port}").wait(timeout=120) == 0
+        assert_complete(Study.open("s", storage=tmp_path), 12)
+    finally:
+        os.killpg(cluster.pid, signal.SIGTERM)
+        cluster.wait(timeout=60)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
