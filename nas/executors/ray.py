@@ -128,7 +128,9 @@ def _connect(address: str | None, workers: int, gpus: float) -> None:
     try:
         if address is None:
             # On the loopback alone: nobody else's business, and no token to manage.
+            # A Ray of its own, even where one runs already that nobody has asked to use.
             ray.init(
+                address="local",
                 num_cpus=workers,
                 include_dashboard=False,
                 runtime_env=environment,
