@@ -485,7 +485,7 @@ def test_killed_from_outside_at_random_moments(tmp_path):
     kills, ended = 0, []
     while True:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        for _ in range(rng.randint(1, 40)):  # after so many jobs, and a moment more
+        for _ in range(rng.randint(1, 10)):  # after so many jobs, and a moment more
             if not process.stdout.readline():
                 break
         time.sleep(rng.uniform(0, 0.02))
