@@ -53,7 +53,7 @@ class Image:
 
 
 PAPER = Image()
-SMALL = Image(pool=4, most=2000)
+SMALL = Image(pool=4, levels=16, most=2000)
 
 
 def image(profile: Profile, data: Path | None) -> Task:

@@ -45,7 +45,7 @@ class ListOps:
 
 
 PAPER = ListOps(shortest=500, longest=2000, depth=10, arguments=10, length=2048)
-SMALL = ListOps(shortest=8, longest=64, depth=4, arguments=5, length=64)
+SMALL = ListOps(shortest=8, longest=64, depth=3, arguments=8, length=64)
 
 
 def listops(profile: Profile) -> Task:

@@ -66,17 +66,23 @@ class Pathfinder:
 
 PAPER = Pathfinder()
 SMALL = Pathfinder(
-    drawing=Drawing(8, 6, dash=2, gap=0.25, clearance=1.5, padding=0.25, thickness=1.0),
-    dashes=2, seed_distance=3.5, seed_margin=1.0, distractors=0, distance_step=0.5, dot=1.0,
-    long_contrast=0.74, levels=4,
-)  # fmt: skip
+    drawing=Drawing(12, 6, padding=0.25, dash=2.0, gap=0.25, thickness=1.0, clearance=1.5),
+    dashes=2,
+    seed_distance=3.5,
+    seed_margin=1.0,
+    distractors=0,
+    distance_step=0.25,
+    dot=1.0,
+    long_contrast=0.74,
+    levels=4,
+)
 
 
 def pathfinder(profile: Profile) -> Task:
     """The task of a profile."""
     small = profile == "small"
     of = SMALL if small else PAPER
-    train, held_out = (20_000, 2_000) if small else (160_000, 20_000)
+    train, held_out = (12_000, 2_000) if small else (160_000, 20_000)
     sizes = (train, held_out, held_out)
     height, width = of.drawing.height, of.drawing.width
     return Task(

@@ -50,7 +50,7 @@ class Text:
 
 PAPER = Text(4096)
 PAPER_1000 = Text(1000)
-SMALL = Text(192, validation=2000, most=2000, end=True)
+SMALL = Text(128, end=True, validation=2000, most=2000)
 
 
 def text(profile: Profile, data: Path | None, name: str = "lra/text") -> Task:
@@ -79,8 +79,8 @@ def text(profile: Profile, data: Path | None, name: str = "lra/text") -> Task:
         causal=False,
         inputs=Tokens(256),
         outputs=Label(2),
-        batch_size=32 if small else 16,
-        steps=200 if small else 50_000,
+        batch_size=64 if small else 16,
+        steps=300 if small else 50_000,
         source=lambda: load(source, of),
         decode=lambda inputs, target: f"{spell(inputs)}\n= {('negative', 'positive')[int(target)]}",
         rules={"majority": majority, "length": lookup(_length)},

@@ -183,4 +183,4 @@ def test_an_example_reads_as_an_equation():
         assert evaluate(left) == int(right)
 
 
-FROZEN = "a4b23a08ae2d6f763ca958a9dfc7c88a85e67b75db9c08db44e787c3c358bfcb"
+FROZEN = "ce462468d2d78cfb34c79b41f2d4fe15e8e4c10679161db7c85d526fd7e2d03e"

@@ -47,7 +47,7 @@ def distance(a, b):
 
 @pytest.mark.parametrize("of", [PAPER, SMALL], ids=["paper", "small"])
 def test_the_label_says_whether_the_dots_end_the_same_contour(of):
-    scene = scene_of(of)
+    scene = scene_of(of, count=6000)
     assert scene.kept.sum() == len(scene.joined) > 100
     begins, ends = zip(*(contour.tips(of.drawing) for contour in scene.long), strict=True)
     for i, (dots, joined) in enumerate(zip(scene.dots, scene.joined, strict=True)):
@@ -128,34 +128,37 @@ def test_dots_are_found_where_they_were_drawn():
     assert (np.minimum(*errors) <= 2).mean() > 0.9
 
 
-@pytest.mark.parametrize("of", [PAPER, SMALL], ids=["paper", "small"])
-def test_classes_are_balanced_and_trivial_features_do_not_tell_them(of):
+@pytest.mark.parametrize(
+    ("of", "count"), [(PAPER, 25_000), (SMALL, 75_000)], ids=["paper", "small"]
+)
+def test_classes_are_balanced_and_trivial_features_do_not_tell_them(of, count):
     height, width = of.drawing.height, of.drawing.width
-    keys = derive(stream("balance"), np.arange(30_000))
-    draws = [draw(keys[i : i + 3000], of) for i in range(0, 30_000, 3000)]
-    inputs = np.concatenate([d.inputs[d.kept] for d in draws])
-    targets = np.concatenate([d.targets[d.kept] for d in draws])
-    assert len(targets) > 1200
-    assert targets.mean() == pytest.approx(0.5, abs=2.5 * 0.5 / len(targets) ** 0.5)
-    half = len(targets) // 2
-    splits = {
-        "train": Split(inputs[:half], targets[:half]),
-        "validation": Split(inputs[half:], targets[half:]),
+    keys = derive(stream("balance"), np.arange(count))
+    scenes = [compose(keys[i : i + 5000], of) for i in range(0, count, 5000)]
+    images = np.concatenate([render(scene, of)[scene.kept] for scene in scenes])
+    inputs = (images.astype(np.uint16) * of.levels // 256).reshape(len(images), -1)
+    joined = np.concatenate([scene.joined for scene in scenes]).astype(np.int64)
+    dots = np.concatenate([scene.dots for scene in scenes]) / SUBPIXELS
+    assert len(joined) > 2000
+    assert joined.mean() == pytest.approx(0.5, abs=3 * 0.5 / len(joined) ** 0.5)
+    seen = find_dots(inputs.reshape(-1, height, width), of.dot)
+    features = {
+        "ink": bins(inputs.mean(axis=1), 0, inputs.mean() * 2, 16),
+        "lit pixels": bins((inputs > 0).sum(axis=1), 0, height * width / 2, 16),
+        "brightest": inputs.max(axis=1).astype(np.int64),
+        "distance": bins(np.linalg.norm(dots[:, 0] - dots[:, 1], axis=1), 0, 32, 128),
+        "distance as seen": bins(np.linalg.norm(seen[:, 0] - seen[:, 1], axis=1), 0, 32, 32),
     }
-    dots = find_dots(inputs.reshape(-1, height, width), of.dot)
-    gap = np.hypot(*(dots[:, 0] - dots[:, 1]).T)
-    distances = {"train": gap[:half], "validation": gap[half:]}
-    rules = {
-        "ink": lambda s: bins(s.inputs.mean(axis=1), 0, inputs.mean() * 2, 16),
-        "lit pixels": lambda s: bins((s.inputs > 0).sum(axis=1), 0, height * width / 2, 16),
-        "brightest": lambda s: s.inputs.max(axis=1).astype(np.int64),
-        "distance": lambda s: bins(
-            distances["train" if s is splits["train"] else "validation"], 0, max(height, width), 12
-        ),
-    }
-    for name, rule in rules.items():
-        # On a grid of 8 x 6 the distance of the dots says something; it is a baseline of the task.
-        assert lookup(rule)(splits) < (0.57 if of is PAPER else 0.62), name
+    half = len(joined) // 2
+    for name, feature in features.items():
+        rows = feature[:, None]
+        splits = {
+            "train": Split(rows[:half], joined[:half]),
+            "validation": Split(rows[half:], joined[half:]),
+        }
+        # In few pixels the way a path leaves its dot moves the dot that is seen: a little is told.
+        most = 0.65 if of is SMALL and name == "distance as seen" else 0.57
+        assert lookup(lambda split: split.inputs[:, 0])(splits) < most, name
 
 
 def test_it_looks_like_the_public_generators_images(real_data):
@@ -220,4 +223,4 @@ def test_an_image_is_shown_as_text():
     assert "@" in "".join(shown[:-1])
 
 
-FROZEN = "43e31ce916b6ea15c680a3dfffb7d822cb6197e271b6013b4eddc135ab9f54a4"
+FROZEN = "fcfa76512d4e1730c74ed82e6e64e4ceca0770b0ef9a77aa509dbed03b734c55"
