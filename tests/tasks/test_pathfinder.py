@@ -203,7 +203,7 @@ def test_small_is_frozen_and_its_splits_are_disjoint():
         seen.update(row.tobytes() for row in split.inputs)
     assert len(seen) == count
     assert task.baselines["ink"] < 0.55
-    assert task.baselines["distance of the dots"] < 0.58
+    assert task.baselines["distance of the dots"] < 0.65
 
 
 def test_fewer_levels_are_the_same_image():
