@@ -39,7 +39,7 @@ class Recall:
     version: int = VERSION
 
 
-SMALL = Recall(64, 4, vocabulary=64)
+SMALL = Recall(32, 4, vocabulary=32)
 
 
 def mqar(profile: Profile) -> tuple[Task, ...]:
@@ -52,7 +52,7 @@ def mqar(profile: Profile) -> tuple[Task, ...]:
 def _task(profile: Profile, of: Recall) -> Task:
     small = profile == "small"
     train, held_out = (20_000, 1_000) if small else (100_000, 3_000)
-    batch = 32 if small else {256: 256, 512: 128}.get(of.length, 512)
+    batch = 64 if small else {256: 256, 512: 128}.get(of.length, 512)
     sizes = (train, held_out, held_out)
     return Task(
         name=f"mqar/{of.length}",
@@ -67,7 +67,7 @@ def _task(profile: Profile, of: Recall) -> Task:
         inputs=Tokens(of.vocabulary),
         outputs=TokenLabels(of.vocabulary),
         batch_size=batch,
-        steps=400 if small else 64 * train // batch,
+        steps=600 if small else 64 * train // batch,
         source=lambda: generated(
             f"mqar-{of.length}-{profile}", of, sizes, lambda keys: draw(keys, of)
         ),
