@@ -72,4 +72,4 @@ def test_profiles():
     assert "?" in small.decode(small.splits["train"].inputs[0], small.splits["train"].targets[0])
 
 
-FROZEN = "a653c8fbc024b0cac367b33deba6e12e4bac9840a545b7d5a0b518684b81a98a"
+FROZEN = "6da27b4d40d7b68d86380f984302ac0b6d9c17f13dce56a1966f59cb09ec9d3a"

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from nas.tasks.random_streams import derive, stream
+from nas.tasks.snakes import (
+    DIRECTIONS,
+    SETTLED,
+    SUBPIXELS,
+    Canvas,
+    Contours,
+    Drawing,
+    dash_stencils,
+    dot_stencils,
+    offsets,
+    stamp,
+)
+
+
+def to_segment(point, start, end):
+    """Distance of a point from a segment, by the book."""
+    along = end - start
+    t = np.clip(np.dot(point - start, along) / max(np.dot(along, along), 1e-9), 0, 1)
+    return np.linalg.norm(point - start - t * along)
+
+
+def test_offsets_are_vectors_of_their_direction_and_length():
+    for length in (0.5, 2.0, 7.0):
+        vectors = offsets(length) / SUBPIXELS
+        turn = 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
+        exact = length * np.stack([np.sin(turn), np.cos(turn)], axis=1)
+        assert np.abs(vectors - exact).max() <= 0.5 / SUBPIXELS + 1e-9
+
+
+def test_a_taken_zone_is_what_lies_within_the_clearance():
+    drawing = Drawing(16, 12, padding=0.5, dash=2.0, clearance=1.5)
+    canvas = Canvas(DIRECTIONS, drawing)
+    rows = np.arange(DIRECTIONS)
+    start = np.array([8, 6]) * SUBPIXELS
+    canvas.put(rows, np.tile(start, (DIRECTIONS, 1)), rows, SETTLED)
+    for direction in range(0, DIRECTIONS, 5):
+        end = start + offsets(drawing.dash)[direction]
+        for y in range(4, 60, 7):
+            for x in range(4, 44, 7):
+                probe = np.array([[[y, x]]])
+                points = [np.array([y, x]) + offsets(drawing.dash * i / 4)[0] for i in range(5)]
+                inside = all(2 <= p[0] < 62 and 2 <= p[1] < 46 for p in points)
+                near = min(to_segment(p, start, end) for p in points)
+                expected = inside and near >= drawing.clearance * SUBPIXELS
+                free = canvas.free(np.array([direction]), probe, np.array([[0]]))
+                assert free[0, 0] == expected, (direction, y, x)
+
+
+def test_dashes_of_one_mark_may_be_left_out():
+    canvas = Canvas(1, Drawing(16, 16))
+    row, start = np.array([0]), np.array([[32, 32]])
+    canvas.put(row, start, np.array([0]), mark=4)
+    again = (row, start[:, None], np.array([[0]]))
+    assert not canvas.free(*again)[0, 0]
+    assert canvas.free(*again, but=4)[0, 0]
+    assert not canvas.free(*again, but=2)[0, 0]
+
+
+@pytest.mark.parametrize("drawing", [Drawing(), Drawing(dash=3, thickness=1.0)], ids=repr)
+def test_the_ink_of_a_dash_is_its_area(drawing):
+    reach, shapes = dash_stencils(drawing)
+    assert shapes.shape[-1] == 2 * reach + 1
+    length = np.linalg.norm(offsets(drawing.dash), axis=1) / SUBPIXELS
+    area = length * drawing.thickness + np.pi * (drawing.thickness / 2) ** 2
+    ink = shapes.reshape(SUBPIXELS**2, DIRECTIONS, -1).sum(axis=2) / 255
+    assert np.abs(ink - area).max() < 0.15 * area.max()
+    assert not shapes[..., 0, :].any()
+    assert not shapes[..., :, -1].any()
+
+
+@pytest.mark.parametrize("radius", [1.0, 1.5])
+def test_the_ink_of_a_dot_is_its_area_around_its_centre(radius):
+    reach, shapes = dot_stencils(radius)
+    side = np.arange(-reach, reach + 1) + 0.5
+    for y in range(SUBPIXELS):
+        for x in range(SUBPIXELS):
+            shape = shapes[y, x] / 255
+            assert shape.sum() == pytest.approx(np.pi * radius**2, rel=0.05)
+            assert (shape.sum(axis=1) * side).sum() / shape.sum() == pytest.approx(y / 4, abs=0.02)
+            assert (shape.sum(axis=0) * side).sum() / shape.sum() == pytest.approx(x / 4, abs=0.02)
+
+
+def test_stamping_keeps_the_brighter_and_clips_at_the_edges():
+    images = np.full((3, 4, 5), 100, dtype=np.uint8)
+    shapes = np.stack([np.full((3, 3), 200), np.full((3, 3), 50)]).astype(np.uint8)
+    stamp(images, np.array([2, 0]), np.array([[0, 0], [8, 8]]), 1, shapes)
+    assert (images[0] == 100).all()
+    assert (images[1] == 100).all()
+    expected = np.full((4, 5), 100)
+    expected[:2, :2] = 200
+    assert (images[2] == expected).all()
+
+
+def test_a_contour_without_room_is_no_longer_alive():
+    drawing = Drawing(12, 12)
+    canvas = Canvas(2, drawing)
+    contours = Contours.seeded(np.arange(2), 8, mark=2)
+    centre = np.full((2, 1, 2), 6 * SUBPIXELS)
+    contours.begin(canvas, centre, np.zeros((2, 1), dtype=np.int64))
+    assert contours.alive.all()
+    for dash in range(1, 8):
+        contours.put(canvas, dash - 1, SETTLED)
+        contours.extend(canvas, derive(stream("room"), np.arange(2) + 2 * dash), dash)
+    # Eight dashes of 4 pixels each, turning by less than 90 degrees, have no room in 12 x 12.
+    assert not contours.alive.any()
+    assert len(contours.only(contours.alive).rows) == 0
