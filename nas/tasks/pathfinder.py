@@ -5,64 +5,16 @@ one long contour; the other marks the other end of the same contour, or an end o
 both classes the dots' contours and their ink are drawn in the same way.
 """
 
-from dataclasses import dataclass, field
-
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.compiler.interface import Label, Tokens
 from nas.tasks.base import Profile, Split, Task, bins, lookup, majority
 from nas.tasks.generate import Draw, generated
-from nas.tasks.random_streams import Keys, derive, integers
-from nas.tasks.snakes import (
-    DIRECTIONS,
-    SETTLED,
-    SUBPIXELS,
-    Canvas,
-    Contours,
-    Drawing,
-    dash_stencils,
-    dot_stencils,
-    offsets,
-    stamp,
-)
-
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class Pathfinder:
-    """The definition of a Pathfinder data set; lengths are in pixels.
-
-    Args:
-        drawing: How contours are drawn.
-        dashes: Dashes of each of the two long contours.
-        seed_distance: Distance between the first ends of the two long contours.
-        seed_margin: Least distance of the first end of the first contour from the image's edges.
-        distractors: Number of short contours that are tried.
-        distractor_dashes: Dashes of each of them.
-        distance_step: Keep an image only where the distance between the dots, in whole steps of
-            this, would be the same were they joined or not; None: keep all, as the original does.
-        dot: Radius of the dots.
-        long_contrast: Brightness of the long contours, as a multiple of the pixels' coverage.
-        short_contrast: Brightness of the distractors.
-        levels: Shades of grey told apart.
-        version: Of the generator's code.
-    """
-
-    drawing: Drawing = field(default_factory=Drawing)
-    dashes: int = 14
-    seed_distance: float = 7.0
-    seed_margin: float = 14.0
-    distractors: int = 5
-    distractor_dashes: int = 4
-    distance_step: float | None = None
-    dot: float = 1.5
-    long_contrast: float = 1.5
-    short_contrast: float = 2.0
-    levels: int = 256
-    version: int = VERSION
-
+from nas.tasks.random_streams import Keys
+from nas.tasks.scene import Pathfinder, Scene, compose
+from nas.tasks.snakes import SUBPIXELS, Drawing
+from nas.tasks.strokes import dash_stencils, dot_stencils, stamp
 
 PAPER = Pathfinder()
 SMALL = Pathfinder(
@@ -85,14 +37,16 @@ def pathfinder(profile: Profile) -> Task:
     train, held_out = (12_000, 2_000) if small else (160_000, 20_000)
     sizes = (train, held_out, held_out)
     height, width = of.drawing.height, of.drawing.width
+    distractors = "no distractors"
+    if of.distractors:
+        distractors = f"{of.distractors} distractors of {of.distractor_dashes}"
     return Task(
         name="lra/pathfinder",
         profile=profile,
         summary="are the two dots the ends of one dashed path? pixels as tokens",
         definition=(
             f"{height} x {width} pixels of {of.levels} shades, paths of {of.dashes} dashes, "
-            f"{of.distractors} distractors of {of.distractor_dashes}; "
-            f"{train}/{held_out}/{held_out} images"
+            f"{distractors}; {train}/{held_out}/{held_out} images"
         ),
         length=height * width,
         causal=False,
@@ -156,25 +110,6 @@ def picture(image: NDArray) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Scene:
-    """What one attempt at an image per key has laid out, before it is made into pixels.
-
-    Args:
-        kept: `[N]` whether both long contours found room; the rest is of those M images.
-        long: The two long contours, in every image.
-        short: The distractors that found room.
-        dots: `[M, 2, 2]` lattice points (y, x) of the two dots.
-        joined: `[M]` whether the dots are ends of the same contour.
-    """
-
-    kept: NDArray[np.bool_]
-    long: tuple[Contours, Contours]
-    short: tuple[Contours, ...]
-    dots: NDArray[np.int64]
-    joined: NDArray[np.bool_]
-
-
 def draw(keys: Keys, of: Pathfinder) -> Draw:
     """One attempt at an image per key, as shades `[N, H * W]` and labels `[N]`."""
     scene = compose(keys, of)
@@ -182,27 +117,6 @@ def draw(keys: Keys, of: Pathfinder) -> Draw:
     labels[scene.kept] = scene.joined
     shades = render(scene, of).reshape(len(keys), -1).astype(np.uint16) * of.levels // 256
     return Draw(shades.astype(np.uint8), labels, scene.kept)
-
-
-def compose(keys: Keys, of: Pathfinder) -> Scene:
-    """Lay out one image per key: long contours, distractors, dots.
-
-    Args:
-        keys: `[N]` keys of the random streams.
-        of: The definition.
-    """
-    canvas = Canvas(len(keys), of.drawing)
-    long = _long(canvas, derive(keys, 0), of)
-    dots, joined, alike = _dots(derive(keys, 1)[long[0].rows], long, of)
-    long = long[0].only(alike), long[1].only(alike)
-    dots, joined = dots[alike], joined[alike]
-    rows = long[0].rows
-    short = tuple(
-        _short(canvas, rows, derive(keys[rows], 2 + i), of) for i in range(of.distractors)
-    )
-    kept = np.zeros(len(keys), dtype=np.bool_)
-    kept[rows] = True
-    return Scene(kept, long, short, dots, joined)
 
 
 def render(scene: Scene, of: Pathfinder) -> NDArray[np.uint8]:
@@ -223,86 +137,3 @@ def render(scene: Scene, of: Pathfinder) -> NDArray[np.uint8]:
         y, x = (point % SUBPIXELS).T
         stamp(images, scene.long[0].rows, point, reach, shapes[y, x])
     return images
-
-
-def _long(canvas: Canvas, keys: Keys, of: Pathfinder) -> tuple[Contours, Contours]:
-    """The two long contours, grown in turns so that neither has more room; None where one died."""
-    drawing = of.drawing
-    rows = np.arange(len(keys))
-    low = round(of.seed_margin * SUBPIXELS)
-    place = np.stack(
-        [
-            low + integers(derive(keys, i), side * SUBPIXELS - 2 * low + 1)
-            for i, side in enumerate((drawing.height, drawing.width))
-        ],
-        axis=-1,
-    )
-    around = offsets(of.seed_distance)[integers(derive(keys, 2), DIRECTIONS)]
-    pair = Contours.seeded(rows, of.dashes, mark=2), Contours.seeded(rows, of.dashes, mark=4)
-    for contour, start, number in ((pair[0], place, 3), (pair[1], place + around, 4)):
-        directions = integers(derive(derive(keys, number)[:, None], np.arange(8)), DIRECTIONS)
-        contour.begin(canvas, np.repeat(start[:, None], 8, axis=1), directions)
-        contour.put(canvas, 0, contour.mark)
-    for dash in range(1, of.dashes):
-        alive = pair[0].alive & pair[1].alive
-        pair = pair[0].only(alive), pair[1].only(alive)
-        for which, contour in enumerate(pair):
-            contour.extend(canvas, derive(keys[contour.rows], 4 + 2 * dash + which), dash)
-            contour.put(canvas, dash, contour.mark)
-            contour.put(canvas, dash - 1, SETTLED)
-    alive = pair[0].alive & pair[1].alive
-    pair = pair[0].only(alive), pair[1].only(alive)
-    for contour in pair:
-        contour.put(canvas, of.dashes - 1, SETTLED)
-    return pair
-
-
-def _dots(
-    keys: Keys, long: tuple[Contours, Contours], of: Pathfinder
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Where the dots stand `[M, 2, 2]`, whether they are joined, and whether the image is kept.
-
-    A dot stands where contour i begins; the other where i ends, or, not joined, one where contour
-    j begins and one where the other contour ends. Whether joined or not is a coin thrown for an
-    image that would be kept in both cases, so nothing else can depend on it.
-    """
-    begins, ends = (
-        np.stack(tips) for tips in zip(*(c.tips(of.drawing) for c in long), strict=True)
-    )
-    pairs = [(0, 0), (0, 1), (1, 0), (1, 1)] if of.distance_step is not None else [(0, 0), (1, 1)]
-    first = integers(derive(keys, 0), len(pairs))
-    joined = integers(derive(keys, 1), 2) == 1
-    dots = np.zeros((len(keys), 2, 2), dtype=np.int64)
-    kept = np.zeros(len(keys), dtype=np.bool_)
-    for number in range(len(pairs)):
-        for choice, (i, j) in enumerate(pairs):
-            same, different = (begins[i], ends[i]), (begins[j], ends[1 - j])
-            fits = ~kept & ((first + number) % len(pairs) == choice)
-            if of.distance_step is not None:
-                fits &= _steps(same, of.distance_step) == _steps(different, of.distance_step)
-            both = [np.stack(tips, axis=1) for tips in (different, same)]
-            dots[fits] = np.where(joined[:, None, None], both[1], both[0])[fits]
-            kept |= fits
-    return dots, joined, kept
-
-
-def _steps(dots: tuple[NDArray[np.int64], NDArray[np.int64]], step: float) -> NDArray[np.float64]:
-    """The distance between dots in whole steps of so many pixels."""
-    return np.sqrt(((dots[0] - dots[1]) ** 2).sum(axis=1)) // (step * SUBPIXELS)
-
-
-def _short(canvas: Canvas, rows: NDArray[np.int64], keys: Keys, of: Pathfinder) -> Contours:
-    """One distractor in each of some images, where it finds room."""
-    trials = 24
-    contour = Contours.seeded(rows, of.distractor_dashes, mark=8)
-    draws = derive(derive(keys, 0)[:, None], np.arange(trials))
-    sides = (of.drawing.height * SUBPIXELS, of.drawing.width * SUBPIXELS)
-    place = np.stack([integers(derive(draws, i), side) for i, side in enumerate(sides)], axis=-1)
-    contour.begin(canvas, place, integers(derive(draws, 2), DIRECTIONS))
-    for dash in range(1, of.distractor_dashes):
-        contour.extend(canvas, derive(keys, dash), dash)
-    contour = contour.only(contour.alive)
-    # Taken when it is complete: one that found no room leaves its place to the next.
-    for dash in range(of.distractor_dashes):
-        contour.put(canvas, dash, SETTLED)
-    return contour

@@ -119,41 +119,36 @@ def load(source: Path, of: Text) -> Splits:
     Raises:
         DamagedDataError: The archive is damaged, or one of its four folders is empty.
     """
-    if source.is_dir():
-        reviews = list(_walk(source))
-        origin: object = sorted(
-            (split, label, number, len(t)) for split, label, number, t in reviews
-        )
-    else:
-        reviews = None
-        origin = fingerprint_of_file(source)
+    files = _files(source) if source.is_dir() else [source]
+    origin = [fingerprint_of_file(path) for path in files]
 
     def make() -> dict[str, NDArray]:
-        return flatten(_splits(source, _archived(source) if reviews is None else reviews, of))
+        reviews = _unpacked(files) if source.is_dir() else _archived(source)
+        return flatten(_splits(source, reviews, of))
 
     return unflatten(cached("lra-text", (of, origin), make))
 
 
 def _archived(path: Path) -> list[Review]:
+    found = members(path, lambda name: _REVIEW.fullmatch(name) is not None, _LARGEST)
+    return [_review(name, content) for name, content in found]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The reviews of an unpacked folder; links are not followed."""
     found = []
-    for name, content in members(path, lambda n: _REVIEW.fullmatch(n) is not None, _LARGEST):
-        found.append(_review(name, content))
+    for part in ("train/pos", "train/neg", "test/pos", "test/neg"):
+        for path in sorted((folder / part).glob("*.txt")):
+            if path.is_symlink() or not path.is_file() or not _REVIEW.fullmatch(path.as_posix()):
+                continue
+            if path.stat().st_size > _LARGEST:
+                raise DamagedDataError(f"{path}: larger than any review ({_LARGEST} bytes)")
+            found.append(path)
     return found
 
 
-def _walk(folder: Path) -> list[Review]:
-    found = []
-    for split in ("train", "test"):
-        for label in ("pos", "neg"):
-            files = folder / split / label
-            for path in sorted(files.iterdir()) if files.is_dir() else ():
-                name = f"{split}/{label}/{path.name}"
-                if path.is_symlink() or not path.is_file() or not _REVIEW.fullmatch(name):
-                    continue
-                if path.stat().st_size > _LARGEST:
-                    raise DamagedDataError(f"{path}: larger than any review ({_LARGEST} bytes)")
-                found.append(_review(name, path.read_bytes()))
-    return found
+def _unpacked(files: list[Path]) -> list[Review]:
+    return [_review(path.as_posix(), path.read_bytes()) for path in files]
 
 
 def _review(name: str, content: bytes) -> Review:

@@ -6,18 +6,9 @@ import pytest
 from scipy import ndimage
 
 from nas.tasks.base import SPLITS, Split, bins, lookup
-from nas.tasks.pathfinder import (
-    PAPER,
-    SMALL,
-    Pathfinder,
-    compose,
-    draw,
-    find_dots,
-    pathfinder,
-    picture,
-    render,
-)
+from nas.tasks.pathfinder import PAPER, SMALL, draw, find_dots, pathfinder, picture, render
 from nas.tasks.random_streams import derive, stream
+from nas.tasks.scene import Pathfinder, compose
 from nas.tasks.snakes import SUBPIXELS, Drawing, offsets
 
 SPARSE = Pathfinder(
