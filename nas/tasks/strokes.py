@@ -1,4 +1,4 @@
-"""Dashes and dots as pixels: tables of their coverage, and drawing them into many images at once."""
+"""Dashes and dots as pixels: tables of coverage, and drawing them into many images at once."""
 
 import math
 from functools import cache
