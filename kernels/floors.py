@@ -1,4 +1,4 @@
-"""What a kernel is measured against: the time that merely moving its data takes on this machine."""
+"""What a kernel is measured against: merely moving its data, merely multiplying its matrices."""
 
 import os
 import platform
@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 
 # Longer than Python takes to issue a kernel and its gradient, at any clock up to 2 GHz.
 _HEAD_START_CYCLES = 2_000_000
@@ -62,10 +61,23 @@ def interleaved(
     return {name: median(found) for name, found in times.items()}
 
 
-def copy_call(like: Tensor) -> Callable[[], Any]:
-    """Make a call that reads and writes once as many bytes as a tensor has, to be timed beside."""
-    source, target = torch.zeros_like(like), torch.empty_like(like)
+def copy_call(elements: int, dtype: torch.dtype, device: torch.device) -> Callable[[], Any]:
+    """Make a call that moves a number of elements (half read, half written), to be timed beside."""
+    source = torch.zeros(max(1, elements // 2), dtype=dtype, device=device)
+    target = torch.empty_like(source)
     return lambda: target.copy_(source)
+
+
+def product_call(dtype: torch.dtype, device: torch.device) -> tuple[int, Callable[[], Any]]:
+    """Make a call of one large matrix product, to be timed beside.
+
+    Returns:
+        Its number of floating-point operations, and the call.
+    """
+    side = 8192 if device.type == "cuda" else 512
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(left)
+    return 2 * side**3, lambda: torch.mm(left, right, out=out)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

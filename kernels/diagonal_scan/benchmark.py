@@ -8,18 +8,16 @@ from torch import Tensor
 
 from nas.kernels.diagonal_scan import reference
 from nas.kernels.diagonal_scan.operator import diagonal_scan
-from nas.kernels.family import Candidate, Family
+from nas.kernels.family import Candidate, Family, Sizes, Work
 
 
-def _inputs(shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+def _inputs(shape: Sizes, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Gates between 0 and 1, as a trained sigmoid's are, and normal inputs, in float32."""
     a = torch.randn(shape, generator=generator).add(2).sigmoid()
     return a, torch.randn(shape, generator=generator)
 
 
-def _candidates(
-    shape: tuple[int, ...], device: torch.device, backend: str | None
-) -> list[Candidate]:
+def _candidates(shape: Sizes, device: torch.device, backend: str | None) -> list[Candidate]:
     candidates = [
         Candidate("nas", lambda a, b: diagonal_scan(a, b, backend=backend)[0]),
         Candidate("loop over unbind(1)", _loop),
@@ -72,7 +70,13 @@ def _channels_last(_: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> tupl
     return _channels_first(*gradients)
 
 
-FAMILY = Family(
+def _work(shape: Sizes) -> Work:
+    size = math.prod(shape)
+    # a, b -> h, and a, h, grad_h -> grad_a, grad_b
+    return Work(forward_elements=3 * size, backward_elements=5 * size)
+
+
+DIAGONAL_SCAN = Family(
     name="diagonal_scan",
     dimensions="BLD",
     shapes={
@@ -82,6 +86,8 @@ FAMILY = Family(
     inputs=_inputs,
     reference=_loop,
     candidates=_candidates,
-    moved=8,  # a, b -> h, and a, h, grad_h -> grad_a, grad_b
+    work=_work,
     tolerance={torch.float32: 1e-6, torch.bfloat16: 5e-3, torch.float16: 1e-3},
 )
+
+FAMILIES = (DIAGONAL_SCAN,)

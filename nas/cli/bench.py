@@ -23,14 +23,18 @@ def kernels(
     out: Annotated[
         Path | None, typer.Option("--out", help="Also write dated .json and .md files there.")
     ] = None,
+    growth: Annotated[
+        bool, typer.Option("--growth", help="How the time grows with the length, instead.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Time each kernel family against its floor and its peers; what is wrong is not timed."""
     from nas.kernels.bench import main
 
-    words = [*(family or [])]
+    words = [word for name in family or [] for word in ("--family", name)]
     words += ["--device", device] if device else []
     words += ["--out", str(out)] if out else []
+    words += ["--growth"] if growth else []
     words += ["--json"] if json else []
     raise typer.Exit(main(words))
 

@@ -23,19 +23,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def _relative_error(out: Tensor, expected: Tensor) -> float:
-    """RMS(out - expected) / RMS(expected); where nothing is expected, RMS(out)."""
-    assert out.shape == expected.shape
-    difference = (out.double() - expected.double()).square().mean().sqrt().item()
-    size = expected.double().square().mean().sqrt().item()
-    return difference / size if size > 0 else difference
-
-
-@pytest.fixture
-def relative_error() -> Callable[[Tensor, Tensor], float]:
-    return _relative_error
-
-
 @pytest.fixture
 def guarded_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fill what `torch.empty` returns with NaN, and find writes before and after it.

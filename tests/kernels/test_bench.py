@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.kernels import bench
-from nas.kernels.bench import FAMILIES, main, run, table, write_report
-from nas.kernels.family import Candidate
+from nas.kernels import bench, growth
+from nas.kernels.bench import FAMILIES, main, run
+from nas.kernels.family import Candidate, Family, Work
 from nas.kernels.floors import interleaved
+from nas.kernels.growth import exponent
+from nas.kernels.report import table, write_report
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [(2, 40, 3), (1, 7, 2)]
@@ -38,7 +40,9 @@ def test_rows_say_everything(dtype) -> None:
         assert row["dtype"] == (dtype or "float32")
         assert row["correct"] is True
         assert row["ms"] > 0
-        assert row["floor_ratio"] == pytest.approx(row["ms"] / row["floor_ms"])
+        for part in ("", "forward_", "backward_"):
+            ratio = row[f"{part}ms"] / row[f"{part}floor_ms"]
+            assert row[f"{part}floor_ratio"] == pytest.approx(ratio)
     compared = [row for row in rows if row["peer_correct"]]
     assert {row["peer"] for row in compared} >= {"loop over unbind(1)"}
     for row in compared:
@@ -93,6 +97,61 @@ def test_a_candidate_may_have_its_own_layout_and_inputs(monkeypatch) -> None:
     assert row["peer_correct"] is True
 
 
+def test_inputs_may_keep_their_type_and_need_no_gradient(monkeypatch) -> None:
+    seen = []
+
+    def gather(x, gate, index):
+        seen.append((x.dtype, gate.dtype, index.dtype))
+        return x[:, index] * gate.to(x.dtype)
+
+    family = Family(
+        name="gather/one",
+        dimensions="BL",
+        shapes={"cpu": ((2, 7),)},
+        inputs=lambda shape, generator: (
+            torch.randn(shape, generator=generator),
+            torch.rand(shape, generator=generator),
+            torch.arange(shape[1]).flip(0),
+        ),
+        reference=gather,
+        candidates=lambda *_: [Candidate("nas", gather), Candidate("peer", gather)],
+        work=lambda shape: Work(100, 200, forward_flops=10**9),
+        tolerance={torch.float32: 1e-6, torch.bfloat16: 1e-2},
+        kept=frozenset({1}),
+        checked=lambda shape: (1, shape[1]),
+    )
+    monkeypatch.setitem(bench.FAMILIES, family.name, family)
+    (row,) = run("gather", dtype="bfloat16", repeats=1)
+    assert row["correct"]
+    assert row["family"] == "gather/one"
+    assert row["floor_ms"] > row["forward_floor_ms"] > 1000 * 1e9 / 1e13
+    assert (torch.float64, torch.float64, torch.int64) in seen
+    assert (torch.bfloat16, torch.float32, torch.int64) in seen
+    (row,) = run("gather/one", dtype="float16", repeats=1)
+    assert row["dtype"] == "float32"
+
+
+def test_growth_is_the_exponent_of_the_length() -> None:
+    assert exponent({n: 3e-6 * n**1.5 for n in (512, 1024, 8192)}) == pytest.approx(1.5)
+
+
+def test_what_grows_faster_than_linearly_is_found(monkeypatch) -> None:
+    monkeypatch.setattr(growth, "LENGTHS", (64, 256, 1024))
+    shape = {"cpu": ((4, 10, 8),)}
+    family = dataclasses.replace(FAMILIES["diagonal_scan"], shapes=shape)
+
+    def quadratic(a, b):
+        return (a @ b.mT).relu() @ b
+
+    found = []
+    for candidate in (ours(), Candidate("quadratic", quadratic)):
+        changed = dataclasses.replace(family, candidates=lambda *_, c=candidate: [c])
+        found.append(growth.measure(changed, torch.device("cpu")))
+    assert found[0]["shape"] == "B2 D8"
+    assert found[1]["exponent"] > found[0]["exponent"]
+    assert table(found, growth.COLUMNS).count("\n") == 3
+
+
 def test_times_are_taken_in_turn() -> None:
     order: list[str] = []
     calls = {name: (lambda n=name: order.append(n)) for name in "abc"}
@@ -127,7 +186,7 @@ def test_no_gpu_is_said_in_one_line(capsys) -> None:
 
 def test_the_report_has_date_command_machine_and_versions(tmp_path) -> None:
     rows = run("diagonal_scan", shapes=SMALL[:1], repeats=1)
-    files = write_report(rows, "cpu", tmp_path / "new", "python -m nas.kernels.bench --x")
+    files = write_report(rows, "cpu", tmp_path / "new", ["--x"])
     content = json.loads(files[0].read_text())
     assert files[0].name == f"kernels-cpu-{content['date']}.json"
     assert content["command"] == "python -m nas.kernels.bench --x"

@@ -1,7 +1,6 @@
 """The diagonal scan, every implementation against a float64 loop over time."""
 
 import itertools
-import os
 
 import pytest
 import torch
@@ -9,16 +8,10 @@ from torch import Tensor
 
 from nas.kernels.diagonal_scan import cpu, reference
 from nas.kernels.diagonal_scan.operator import diagonal_scan, diagonal_scan_step
+from tests.kernels import harness
+from tests.kernels.harness import DEVICES, GPU, INTERPRETING, relative_error
 
-INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
-ON_GPU = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available() or INTERPRETING, reason="no CUDA device"),
-]
-INTERPRETED = pytest.mark.skipif(
-    not INTERPRETING, reason="run by test_triton_kernels_in_the_interpreter"
-)
-
+OUTPUTS = ("h", "final_state")
 GATES = {
     "weak": lambda shape: 1 - 0.05 * torch.rand(shape),
     "strong": lambda shape: 0.05 * torch.rand(shape),
@@ -42,28 +35,17 @@ def make(shape, gates="signed", initial=True, dtype=torch.float32, device="cpu",
     return (a, b, state), (grad_h, grad_final)
 
 
+def named(arguments):
+    return dict(zip(("a", "b", "initial_state"), arguments, strict=True))
+
+
 def results(function, arguments, grads, **keywords) -> dict[str, Tensor]:
-    """Both results of a scan, and the gradients of its arguments."""
-    leaves = [x if x is None else x.detach().requires_grad_() for x in arguments]
-    h, final = function(*leaves, **keywords)
-    tensors = [x for x in leaves if x is not None]
-    names = ["gradient of a", "gradient of b", "gradient of initial_state"][: len(tensors)]
-    gradients = torch.autograd.grad((h, final), tensors, grads)
-    return {"h": h, "final_state": final, **dict(zip(names, gradients, strict=True))}
+    return harness.results(function, named(arguments), grads, OUTPUTS, **keywords)
 
 
 def expected(arguments, grads, reverse) -> dict[str, Tensor]:
-    double = [x if x is None else x.double().cpu() for x in arguments]
-    return results(
-        reference.diagonal_scan, double, [g.double().cpu() for g in grads], reverse=reverse
-    )
-
-
-def check(relative_error, out, oracle, tolerance) -> None:
-    assert out.keys() == oracle.keys()
-    errors = {name: relative_error(out[name].cpu(), oracle[name]) for name in oracle}
-    wrong = {name: error for name, error in errors.items() if not error <= tolerance}
-    assert not wrong
+    named_arguments = named(arguments)
+    return harness.oracle(reference.diagonal_scan, named_arguments, grads, OUTPUTS, reverse=reverse)
 
 
 def naive(a, b, state, reverse):
@@ -92,21 +74,21 @@ def test_the_reference_is_the_definition(initial, reverse) -> None:
 @pytest.mark.parametrize("gates", GATES)
 @pytest.mark.parametrize("width", [1, 60, 128])
 @pytest.mark.parametrize("length", [1, 63, 64, 1000])
-def test_cpu(guarded_memory, relative_error, length, width, gates, initial, reverse) -> None:
+def test_cpu(guarded_memory, length, width, gates, initial, reverse) -> None:
     arguments, grads = make((2, length, width), gates, initial)
     out = results(diagonal_scan, arguments, grads, reverse=reverse, backend="cpu")
-    check(relative_error, out, expected(arguments, grads, reverse), TOLERANCE[torch.float32])
+    harness.check(out, expected(arguments, grads, reverse), TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", [(2, 100, 24), (1, 15, 4), (3, 17, 2000)])
-def test_cpu_in_every_type(guarded_memory, relative_error, shape, dtype, reverse) -> None:
+def test_cpu_in_every_type(guarded_memory, shape, dtype, reverse) -> None:
     arguments, grads = make(shape, dtype=dtype)
     out = results(diagonal_scan, arguments, grads, reverse=reverse, backend="cpu")
     assert out["h"].dtype == out["gradient of a"].dtype == dtype
     assert out["final_state"].dtype == torch.promote_types(dtype, torch.float32)
-    check(relative_error, out, expected(arguments, grads, reverse), TOLERANCE[dtype])
+    harness.check(out, expected(arguments, grads, reverse), TOLERANCE[dtype])
 
 
 # Both launch paths: a chunked walk (few channels) and a plain loop, with and without a remainder.
@@ -120,7 +102,7 @@ def test_cpu_gradients_against_finite_differences(shape, initial, reverse) -> No
         assert torch.autograd.gradcheck(lambda *x, f=function: f(*x, reverse=reverse), leaves)
 
 
-def test_one_result_alone_has_the_right_gradients(relative_error) -> None:
+def test_one_result_alone_has_the_right_gradients() -> None:
     arguments, (grad_h, grad_final) = make((2, 40, 3))
     for grads in [(grad_h, 0 * grad_final), (0 * grad_h, grad_final)]:
         leaves = [x.clone().requires_grad_() for x in arguments]
@@ -132,7 +114,7 @@ def test_one_result_alone_has_the_right_gradients(relative_error) -> None:
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_layouts_that_are_not_contiguous(relative_error, reverse) -> None:
+def test_layouts_that_are_not_contiguous(reverse) -> None:
     shape = (2, 70, 6)
     (a, b, state), (grad_h, grad_final) = make(shape)
     halves = torch.cat([a, b], dim=-1).chunk(2, dim=-1)
@@ -145,20 +127,20 @@ def test_layouts_that_are_not_contiguous(relative_error, reverse) -> None:
         (transposed, repeated_grads),
     ]:
         out = results(diagonal_scan, arguments, grads, reverse=reverse)
-        check(relative_error, out, expected(arguments, grads, reverse), 1e-6)
+        harness.check(out, expected(arguments, grads, reverse), 1e-6)
 
 
-def test_types_may_be_mixed(relative_error) -> None:
+def test_types_may_be_mixed() -> None:
     (a, b, state), grads = make((2, 50, 8))
     arguments = (a, b.bfloat16(), state.half())
     out = results(diagonal_scan, arguments, grads)
     types = [out[f"gradient of {x}"].dtype for x in ("a", "b", "initial_state")]
     assert out["h"].dtype == torch.float32
     assert types == [torch.float32, torch.bfloat16, torch.float16]
-    check(relative_error, out, expected(arguments, grads, False), TOLERANCE[torch.bfloat16])
+    harness.check(out, expected(arguments, grads, False), TOLERANCE[torch.bfloat16])
 
 
-def test_gates_whose_product_overflows(relative_error) -> None:
+def test_gates_whose_product_overflows() -> None:
     # Nothing flows through the huge gates, so that the result is finite; a product of them is not.
     a, b = torch.full((1, 256, 2), 1e3), torch.zeros(1, 256, 2)
     a[:, 128:] = 0.5
@@ -168,7 +150,7 @@ def test_gates_whose_product_overflows(relative_error) -> None:
     a[:, 150] = 0
     out = results(diagonal_scan, (a, b, None), grads)
     assert all(x.isfinite().all() for x in out.values())
-    check(relative_error, out, expected((a, b, None), grads, False), 1e-6)
+    harness.check(out, expected((a, b, None), grads, False), 1e-6)
 
 
 def test_what_is_not_finite_stays_where_it_is() -> None:
@@ -188,7 +170,7 @@ def test_the_final_state_is_a_fresh_tensor(backend) -> None:
     assert h[:, -1].any()
 
 
-def test_steps_are_the_scan(relative_error) -> None:
+def test_steps_are_the_scan() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         (a, b, state), _ = make((3, 30, 5), dtype=dtype)
         h, final = diagonal_scan(a, b, state)
@@ -202,7 +184,7 @@ def test_steps_are_the_scan(relative_error) -> None:
         assert relative_error(state, final) < 1e-6
 
 
-def test_parts_of_a_sequence_are_the_sequence(relative_error) -> None:
+def test_parts_of_a_sequence_are_the_sequence() -> None:
     (a, b, state), _ = make((2, 90, 5))
     h, final = diagonal_scan(a, b, state)
     first, middle = diagonal_scan(a[:, :33], b[:, :33], state)
@@ -239,8 +221,8 @@ def test_meta_tensors_have_the_shapes_and_types_of_real_ones() -> None:
 
 
 class Layer(torch.nn.Module):
-    def forward(self, a: Tensor, b: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        h, final = diagonal_scan(torch.sigmoid(a), 2 * b, state, reverse=True)
+    def forward(self, a: Tensor, b: Tensor, initial_state: Tensor) -> tuple[Tensor, Tensor]:
+        h, final = diagonal_scan(torch.sigmoid(a), 2 * b, initial_state, reverse=True)
         return h.sin(), final
 
 
@@ -310,10 +292,6 @@ def test_tensors_that_do_not_fit() -> None:
 
 # Small: the interpreter takes about a millisecond for every row of a block.
 TRITON_SHAPES = [(1, 1, 1), (2, 17, 5), (1, 33, 40), (2, 16, 32), (1, 63, 33)]
-DEVICES = [
-    pytest.param("cpu", marks=INTERPRETED, id="interpreter"),
-    pytest.param("cuda", marks=ON_GPU, id="gpu"),
-]
 # The interpreter cuts a bfloat16 off where a GPU rounds it: twice the error.
 TRITON_TOLERANCE = {**TOLERANCE, torch.bfloat16: 1e-2 if INTERPRETING else 5e-3}
 
@@ -323,44 +301,42 @@ TRITON_TOLERANCE = {**TOLERANCE, torch.bfloat16: 1e-2 if INTERPRETING else 5e-3}
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", TRITON_SHAPES)
 @pytest.mark.parametrize("device", DEVICES)
-def test_triton(
-    guarded_memory, in_padding, relative_error, device, shape, dtype, initial, reverse
-) -> None:
+def test_triton(guarded_memory, in_padding, device, shape, dtype, initial, reverse) -> None:
     arguments, grads = make(shape, initial=initial, dtype=dtype, device=device)
     arguments = [x if x is None else in_padding(x) for x in arguments]
     grads = [in_padding(x) for x in grads]
     out = results(diagonal_scan, arguments, grads, reverse=reverse, backend="triton")
-    check(relative_error, out, expected(arguments, grads, reverse), TRITON_TOLERANCE[dtype])
+    harness.check(out, expected(arguments, grads, reverse), TRITON_TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 @pytest.mark.parametrize("gates", GATES)
 @pytest.mark.parametrize("device", DEVICES)
-def test_triton_gates(guarded_memory, relative_error, device, gates, dtype) -> None:
+def test_triton_gates(guarded_memory, device, gates, dtype) -> None:
     arguments, grads = make((1, 35, 7), gates, dtype=dtype, device=device)
     out = results(diagonal_scan, arguments, grads, backend="triton")
-    check(relative_error, out, expected(arguments, grads, False), TRITON_TOLERANCE[dtype])
+    harness.check(out, expected(arguments, grads, False), TRITON_TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_triton_reads_repeated_and_transposed_tensors(relative_error, device) -> None:
+def test_triton_reads_repeated_and_transposed_tensors(device) -> None:
     shape = (2, 20, 6)
     (a, b, state), (grad_h, grad_final) = make(shape, device=device)
     arguments = a[:, :1].expand(shape), b.mT.contiguous().mT, state
     grads = grad_h[:1, :1].expand(shape), grad_final[:1].expand(2, 6)
     out = results(diagonal_scan, arguments, grads, backend="triton")
-    check(relative_error, out, expected(arguments, grads, False), 1e-6)
+    harness.check(out, expected(arguments, grads, False), 1e-6)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("gates", GATES)
 @pytest.mark.parametrize("shape", [(2, 1000, 60), (8, 2048, 256), (3, 63, 128)])
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=ON_GPU, id="gpu")])
-def test_triton_at_full_size(guarded_memory, relative_error, device, shape, gates, reverse) -> None:
+@pytest.mark.parametrize("device", GPU)
+def test_triton_at_full_size(guarded_memory, device, shape, gates, reverse) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         arguments, grads = make(shape, gates, dtype=dtype, device=device)
         out = results(diagonal_scan, arguments, grads, reverse=reverse)
-        check(relative_error, out, expected(arguments, grads, reverse), TOLERANCE[dtype])
+        harness.check(out, expected(arguments, grads, reverse), TOLERANCE[dtype])
 
 
 def test_triton_kernels_in_the_interpreter(in_the_interpreter) -> None:
@@ -372,23 +348,16 @@ def test_triton_kernels_in_the_interpreter(in_the_interpreter) -> None:
 @pytest.mark.parametrize("number", ["bf16", "fp32"])
 @pytest.mark.parametrize("kernel", ["_forward_kernel", "_backward_kernel"])
 def test_triton_kernels_compile_for_a_gpu_that_is_not_here(kernel, number) -> None:
-    triton = pytest.importorskip("triton")
+    pytest.importorskip("triton")
     if INTERPRETING:
         pytest.skip("nothing compiles in the interpreter")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     from nas.kernels.diagonal_scan import triton as kernels
 
-    function = getattr(kernels, kernel).fn
+    function = getattr(kernels, kernel)
     constants = {"width": 60, "stride_a": 120, "stride_b": 0, "stride_g": 60, "REVERSE": True}
     constants |= {"HAS_INITIAL": True, "BLOCK": 32, "ROWS": 8}
-    constants = {name: value for name, value in constants.items() if name in function.arg_names}
-    types = {name: f"*{number}" if name.endswith("_ptr") else "i32" for name in function.arg_names}
+    names = function.fn.arg_names
+    types = {name: f"*{number}" if name.endswith("_ptr") else "i32" for name in names}
     states = ("initial_ptr", "final_ptr", "grad_final_ptr", "grad_initial_ptr")
-    types |= {name: "*fp32" for name in states if name in types}
-    signature = types | dict.fromkeys(constants, "constexpr")
-    source = ASTSource(function, signature, constants)
-    options = {"num_warps": 1, "enable_fp_fusion": True}
-    compiled = triton.compile(source, GPUTarget("cuda", 90, 32), options)
-    assert compiled.asm["cubin"]
+    types |= dict.fromkeys(states, "*fp32")
+    harness.compile_for_hopper(function, types, constants, num_warps=1, enable_fp_fusion=True)
