@@ -1,6 +1,7 @@
 """How the time of a kernel grows with the length of its sequences."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def measure(
         the exponent is small enough, if the family says that it is `linear`.
     """
     shape = family.shapes[device.type][0]
-    calls = {}
+    calls: dict[str, Callable[[], Any]] = {}
     for length in LENGTHS:
         sizes: Sizes = tuple(
             length if letter == "L" else min(n, 2) if letter == "B" else n
