@@ -2,6 +2,7 @@
 
 import re
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -113,8 +114,9 @@ def search(
         data=data,
     )
     name = name or default_name(task)
-    study = Study.create(name, definition, storage=storage, limits=Limits(trials, seconds))
-    run_study(study, suite, workers=workers, ray=ray, final_seeds=final_seeds, json=json)
+    limits = Limits(trials, seconds)
+    with closing(Study.create(name, definition, storage=storage, limits=limits)) as study:
+        run_study(study, suite, workers=workers, ray=ray, final_seeds=final_seeds, json=json)
 
 
 def resume(
@@ -151,7 +153,8 @@ def resume(
             limits.seconds if time is None else parse_duration(time),
         )
         found.limits = limits
-    run_study(found, suite, workers=workers, ray=ray, final_seeds=final_seeds, json=json)
+    with closing(found):
+        run_study(found, suite, workers=workers, ray=ray, final_seeds=final_seeds, json=json)
 
 
 def run_study(
