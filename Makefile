@@ -17,7 +17,7 @@ test-fast: env  ## the tests alone, stop at the first failure
 	$(BIN)/pytest -q -x -m "not gpu and not soak"
 
 test-gpu: env  ## the kernels' tests on a CUDA device
-	$(BIN)/pytest -q -m gpu
+	$(BIN)/pytest -q -m gpu tests/kernels
 
 soak: env  ## tests that take many minutes
 	$(BIN)/pytest -q -m soak --timeout 3600
