@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from nas.kernels import growth
+from nas.kernels.causal_conv1d.benchmark import FAMILIES as CAUSAL_CONV1D
 from nas.kernels.diagonal_scan.benchmark import FAMILIES as DIAGONAL_SCAN
 from nas.kernels.family import Candidate, Family, Sizes, Work
 from nas.kernels.floors import copy_call, interleaved, product_call
 from nas.kernels.report import table, write_report
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (*DIAGONAL_SCAN,)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (*DIAGONAL_SCAN, *CAUSAL_CONV1D)}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Row = dict[str, Any]

@@ -201,7 +201,7 @@ def test_the_report_has_date_command_machine_and_versions(tmp_path) -> None:
 def test_the_command_prints_json_lines_alone(tmp_path) -> None:
     command = [sys.executable, "-m", "nas.kernels.bench", "--json", "--shape", "2x40x3"]
     done = subprocess.run(
-        [*command, "--repeats", "2", "--out", str(tmp_path)],
+        [*command, "--family", "diagonal_scan", "--repeats", "2", "--out", str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
