@@ -174,7 +174,7 @@ def run_study(
     """
     from nas.executors.choose import execute, worker_count
     from nas.report.leaderboard import print_report
-    from nas.report.progress import Progress
+    from nas.report.progress import Countdown, Progress
     from nas.search.driver import Driver
     from nas.search.finals import Finals, finalists
     from nas.search.setup import space_of, start_of
@@ -206,10 +206,8 @@ def run_study(
             if final_seeds and entries:
                 finals = Finals(study, space, lease, entries, final_seeds)
                 if finals.total:
-                    messages.print(
-                        f"final comparison: {finals.total} retrainings from fresh seeds",
-                        markup=False,
-                    )
+                    names = {entry.hash: entry.name for entry in entries}
+                    finals.listener = Countdown(names, finals.total, messages)
                     execute(finals, workers=count, address=ray, folder=study.folder)
     except KeyboardInterrupt:
         messages.print(f"interrupted; nothing is lost: nas resume {study.name}", markup=False)

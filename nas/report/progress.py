@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nas.search.finals import Retraining
 from nas.search.standing import Standing
 
 PLAIN_SECONDS = 15.0
@@ -123,6 +124,33 @@ class Progress:
         for name, trial in list(standing.baselines().items())[:6]:
             table.add_row(name, _score(trial), f"#{trial.number}", "baseline", style="dim")
         return Group(*lines, table)
+
+
+class Countdown:
+    """Says of every retraining of the final comparison what came out and how long it will go on.
+
+    Args:
+        names: Of the finalists, by the hash of their architecture.
+        total: Number of retrainings to do.
+        console: Where to print.
+    """
+
+    def __init__(self, names: dict[str, str], total: int, console: Console) -> None:
+        self._names, self._total, self._console = names, total, console
+        self._start, self._done = time.monotonic(), 0
+        console.print(f"final comparison: {total} retrainings from fresh seeds", markup=False)
+
+    def __call__(self, retraining: Retraining) -> None:
+        """One more has been recorded."""
+        self._done += 1
+        passed = time.monotonic() - self._start
+        left = passed / self._done * (self._total - self._done)
+        found = retraining.error or f"{retraining.score:.4f} on test"
+        self._console.print(
+            f"{clock(passed)}  {self._done} of {self._total}: "
+            f"{self._names[retraining.hash]} {found}; about {clock(left)} left",
+            markup=False,
+        )
 
 
 def _score(trial: object) -> str:

@@ -119,7 +119,7 @@ class Finals:
         listener: Callable[[Retraining], None] | None = None,
     ) -> None:
         self._study, self._space, self._lease = study, space, lease
-        self._listener = listener or (lambda retraining: None)
+        self.listener = listener or (lambda retraining: None)
         self._lock = threading.RLock()
         self._losses: Counter[tuple[str, int]] = Counter()
         done = {(r.hash, r.learning_rate, r.seed) for r in read_retrainings(study)}
@@ -201,7 +201,7 @@ class Finals:
                         error=done.error,
                     )
                 )
-            self._listener(done)
+            self.listener(done)
 
     def lost(self, job: Job, why: str) -> None:
         """Take back a job whose worker died; after some losses it has failed."""
