@@ -23,11 +23,13 @@ from nas.kernels.causal_conv1d.benchmark import FAMILIES as CAUSAL_CONV1D
 from nas.kernels.diagonal_scan.benchmark import FAMILIES as DIAGONAL_SCAN
 from nas.kernels.family import Candidate, Family, Sizes, Work
 from nas.kernels.floors import copy_call, interleaved, product_call
+from nas.kernels.fused_rnn.benchmark import FAMILIES as FUSED_RNN
 from nas.kernels.gated_linear_attention.benchmark import FAMILIES as GATED_LINEAR_ATTENTION
 from nas.kernels.report import table, write_report
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (*DIAGONAL_SCAN, *CAUSAL_CONV1D, *GATED_LINEAR_ATTENTION)
+    family.name: family
+    for family in (*DIAGONAL_SCAN, *CAUSAL_CONV1D, *FUSED_RNN, *GATED_LINEAR_ATTENTION)
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
