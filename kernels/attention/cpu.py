@@ -1,0 +1,444 @@
+"""Attention in plain torch, tile by tile of queries, and a gradient written by hand.
+
+Everything here needs torch and the patterns alone, so that a model which uses attention can carry
+these definitions with it. It runs on any device; on a CPU it is the default.
+
+The scores of a tile of queries are computed against the keys that some query of the tile sees, and
+no others, used, and forgotten: the gradient computes them again. So neither time nor memory has a
+part for what a pattern hides. Where torch's own scaled_dot_product_attention computes the same
+(softmax, all keys or those before), it is used.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nas.kernels.attention.pattern import (
+    Causal,
+    Full,
+    Landmark,
+    Pattern,
+    Prefix,
+    Tile,
+    prefix_visible,
+)
+
+# Scores computed at a time. They are read and written some ten times: they should stay in a cache.
+SCORES = 2**18
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    score: str = "softmax",
+    pattern: Pattern = Full(),  # noqa: B008 (it cannot change)
+    scale: float | None = None,
+    bias: float | Tensor | None = None,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    """Compute attention, o_i = sum_j p_ij v_j over the keys j that query i sees.
+
+    With "softmax" p_i is the softmax of the scores scale * q_i.k_j, with "sigmoid"
+    p_ij = sigmoid(scale * q_i.k_j + bias) (Ramapuram et al. 2024, "Theory, Analysis, and Best
+    Practices for Sigmoid Self-Attention": bias = -log L). A query that sees nothing gets 0.
+    Differentiable once in q, k, v and bias.
+
+    Args:
+        q: queries [B, L, H, d].
+        k: keys [B, M, Hkv, d]; query head h reads the head h // (H // Hkv).
+        v: values [B, M, Hkv, d].
+        score: "softmax" or "sigmoid".
+        pattern: which keys a query sees.
+        scale: of the scores; None means d ** -0.5.
+        bias: of the sigmoid: a number, or a tensor with one for each head [H].
+        slopes: what a score loses for each step of distance, for each head [H], without a gradient
+            (Press et al. 2022, "ALiBi").
+
+    Returns:
+        [B, L, H, d] in the promoted type of q, k and v.
+    """
+    scale = q.shape[3] ** -0.5 if scale is None else scale
+    if in_library(q, k, score, pattern, slopes):
+        return library_attention(q, k, v, pattern, scale)
+    lengths = None
+    if isinstance(pattern, Prefix) and isinstance(pattern.length, Tensor):
+        lengths = pattern.length
+    if bias is not None and not isinstance(bias, Tensor):
+        bias = q.new_full((q.shape[2],), bias, dtype=torch.float32)
+    out: Tensor = _Attention.apply(q, k, v, bias, slopes, lengths, pattern, score, scale)
+    return out
+
+
+def attention_step(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    *,
+    score: str = "softmax",
+    pattern: Pattern = Full(),  # noqa: B008 (it cannot change)
+    scale: float | None = None,
+    bias: float | Tensor | None = None,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    """Compute attention of the last query, over the keys so far.
+
+    Args:
+        q: the query [B, H, d] of the position M - 1.
+        k_cache: all keys up to its own [B, M, Hkv, d]. Where the pattern is a window, the last ones
+            that it sees are enough.
+        v_cache: their values [B, M, Hkv, d].
+        score: "softmax" or "sigmoid".
+        pattern: which keys a query sees. Where it looks back only, the result is that of the whole
+            sequence; otherwise keys to come are missing.
+        scale: of the scores; None means d ** -0.5.
+        bias: of the sigmoid: a number, or a tensor with one for each head [H].
+        slopes: what a score loses for each step of distance, for each head [H].
+
+    Returns:
+        [B, H, d] in the promoted type of the tensors.
+    """
+    lengths = None
+    if isinstance(pattern, Prefix) and isinstance(pattern.length, Tensor):
+        lengths = pattern.length
+    if bias is not None and not isinstance(bias, Tensor):
+        bias = q.new_full((q.shape[1],), bias, dtype=torch.float32)
+    scale = q.shape[2] ** -0.5 if scale is None else scale
+    out, _ = attention_forward(
+        q.unsqueeze(1), k_cache, v_cache, bias, slopes, lengths, pattern, score, scale
+    )
+    return out.squeeze(1)
+
+
+def in_library(q: Tensor, k: Tensor, score: str, pattern: Pattern, slopes: Tensor | None) -> bool:
+    """Whether torch's scaled_dot_product_attention computes the same."""
+    # Its causal mask begins at the first key, and not so that the last query is at the last.
+    square = isinstance(pattern, Causal) and q.shape[1] == k.shape[1]
+    return score == "softmax" and slopes is None and (isinstance(pattern, Full) or square)
+
+
+def library_attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> Tensor:
+    """Let torch compute what is `in_library`."""
+    dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    out = F.scaled_dot_product_attention(
+        q.transpose(1, 2).to(dtype),
+        k.transpose(1, 2).to(dtype),
+        v.transpose(1, 2).to(dtype),
+        is_causal=isinstance(pattern, Causal),
+        scale=scale,
+        enable_gqa=q.shape[2] != k.shape[2],
+    )
+    return out.transpose(1, 2)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        slopes: Tensor | None,
+        lengths: Tensor | None,
+        pattern: Pattern,
+        score: str,
+        scale: float,
+    ) -> Tensor:
+        out, lse = attention_forward(q, k, v, bias, slopes, lengths, pattern, score, scale)
+        ctx.save_for_backward(q, k, v, bias, slopes, lengths, out, lse)
+        ctx.how = pattern, score, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            # Not once_differentiable: that takes the gradient for a constant without a word.
+            raise RuntimeError(
+                "attention can be differentiated only once: call backward or grad without "
+                "create_graph=True"
+            )
+        bias = ctx.saved_tensors[3]
+        *grads, grad_bias = attention_backward(*ctx.saved_tensors, grad_out, *ctx.how)
+        return *grads, None if bias is None else grad_bias.to(bias.dtype), *[None] * 5
+
+
+def attention_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    slopes: Tensor | None,
+    lengths: Tensor | None,
+    pattern: Pattern,
+    score: str,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Compute attention without a gradient.
+
+    Args:
+        q: [B, L, H, d].
+        k: [B, M, Hkv, d].
+        v: [B, M, Hkv, d].
+        bias: of the sigmoid [H].
+        slopes: [H].
+        lengths: of the prefixes [B], where they are a tensor.
+        pattern: which keys a query sees.
+        score: "softmax" or "sigmoid".
+        scale: of the scores.
+
+    Returns:
+        The output [B, L, H, d] in the promoted type of q, k and v, and for a softmax the logarithm
+        of the sum of its exponentials [B, L, H], at least float32 (for a sigmoid [0]).
+    """
+    work = _Work(q, k, v, bias, slopes, lengths, pattern, score, scale)
+    out = torch.zeros_like(work.q)
+    lse = None
+    if score == "softmax":
+        lse = torch.full_like(work.q[..., 0], torch.finfo(work.q.dtype).min)
+    for part in work.parts():
+        weights = work.scores(part)
+        if lse is None:
+            weights.sigmoid_()
+            part.store(out, weights @ part.of_keys(work.v))
+            continue
+        # The least number instead of -inf for a row that sees nothing: its exponentials are 0.
+        peak = weights.amax(-1, keepdim=True).clamp_(min=torch.finfo(weights.dtype).min)
+        total = weights.sub_(peak).exp_().sum(-1, keepdim=True).clamp_(min=1)
+        part.store(out, (weights @ part.of_keys(work.v)).div_(total))
+        part.store(lse, peak.add_(total.log_()).squeeze(-1))
+    dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    flat = out.new_empty(0) if lse is None else _unfolded(lse, q, work.shared)
+    return _unfolded(out, q, work.shared).to(dtype), flat
+
+
+def attention_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    slopes: Tensor | None,
+    lengths: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    grad_out: Tensor,
+    pattern: Pattern,
+    score: str,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute the gradients of q, k, v in their types, and of the bias [H], at least float32.
+
+    With P the weights and dP = grad_out v' their gradients, those of the scores are
+    P (dP - rowsum(grad_out * out)) for a softmax and P (1 - P) dP for a sigmoid.
+    """
+    work = _Work(q, k, v, bias, slopes, lengths, pattern, score, scale)
+    grad = _folded(grad_out, work.shared, work.q.dtype)
+    grad_q, grad_k, grad_v = (torch.zeros_like(x) for x in (work.q, work.k, work.v))
+    grad_bias = work.q.new_zeros(work.q.shape[0], work.shared)
+    lse_rows = mean = None
+    if score == "softmax":
+        lse_rows = _folded(lse.unsqueeze(-1), work.shared, work.q.dtype)
+        mean = (grad * _folded(out, work.shared, work.q.dtype)).sum(-1, keepdim=True)
+    for part in work.parts():
+        weights, incoming = work.scores(part), part.of_rows(grad)
+        grad_scores = incoming @ part.of_keys(work.v).mT
+        if lse_rows is None or mean is None:
+            weights.sigmoid_()
+            part.add_to_keys(grad_v, weights.mT @ incoming)
+            grad_scores.mul_(weights).mul_(weights.neg_().add_(1))
+            grad_bias[part.heads] += part.by_head(grad_scores).sum((1, 3))
+        else:
+            weights.sub_(part.of_rows(lse_rows)).exp_()
+            part.add_to_keys(grad_v, weights.mT @ incoming)
+            grad_scores.sub_(part.of_rows(mean)).mul_(weights)
+            if isinstance(pattern, Landmark):
+                _ungroup(grad_scores, weights, part, pattern.block)
+        part.store(grad_q, grad_scores @ part.of_keys(work.k))
+        part.add_to_keys(grad_k, grad_scores.mT @ part.of_rows(work.q))
+    # work.q already has the scale that the gradient of k needs.
+    grad_q = _unfolded(grad_q.mul_(scale), q, work.shared).to(q.dtype)
+    grad_k, grad_v = (_unfolded(x, k, 1) for x in (grad_k, grad_v))
+    grads = grad_bias.unflatten(0, (q.shape[0], k.shape[2])).sum(0).flatten()
+    return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), grads
+
+
+class _Part(NamedTuple):
+    """A tile of queries of some key heads.
+
+    Attributes:
+        heads: which of the B * Hkv key heads.
+        tile: the queries and the keys.
+        shared: query heads G of a key head.
+        i: positions of the queries [rows, 1].
+        j: positions of the keys [keys].
+        hidden: which of the scores are of keys that are not seen: a slice of the keys, and a mask
+            for these, [rows, keys] or [heads, rows, keys].
+    """
+
+    heads: slice
+    tile: Tile
+    shared: int
+    i: Tensor
+    j: Tensor
+    hidden: tuple[tuple[slice, Tensor], ...]
+
+    def of_rows(self, x: Tensor) -> Tensor:
+        """Take the part's queries [heads, rows * G, d] of x [B * Hkv, L * G, d]."""
+        rows = self.tile.rows
+        step = slice(rows[0], rows[-1] + 1, rows.step)
+        return x[self.heads].unflatten(1, (-1, self.shared))[:, step].flatten(1, 2)
+
+    def of_keys(self, x: Tensor) -> Tensor:
+        """Take the part's keys [heads, keys, d] of x [B * Hkv, M, d]."""
+        found = [x[self.heads, keys.start : keys.stop : keys.step] for keys in self.tile.keys]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+
+    def store(self, x: Tensor, value: Tensor) -> None:
+        """Set the part's queries of x to a value."""
+        rows = self.tile.rows
+        step = slice(rows[0], rows[-1] + 1, rows.step)
+        x[self.heads].unflatten(1, (-1, self.shared))[:, step] = value.unflatten(
+            1, (-1, self.shared)
+        )
+
+    def add_to_keys(self, x: Tensor, value: Tensor) -> None:
+        """Add a value to the part's keys of x."""
+        pieces = value.split([len(keys) for keys in self.tile.keys], dim=1)
+        for keys, piece in zip(self.tile.keys, pieces, strict=True):
+            x[self.heads, keys.start : keys.stop : keys.step] += piece
+
+    def by_head(self, scores: Tensor) -> Tensor:
+        """View scores [heads, rows * G, keys] as [heads, rows, G, keys]."""
+        return scores.unflatten(1, (-1, self.shared))
+
+
+class _Work:
+    """The operands, in one type and with the heads apart, and the parts into which they fall."""
+
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        slopes: Tensor | None,
+        lengths: Tensor | None,
+        pattern: Pattern,
+        score: str,
+        scale: float,
+    ) -> None:
+        dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+        dtype = torch.promote_types(dtype, torch.float32)
+        self.shared = q.shape[2] // k.shape[2]
+        self.queries, self.keys = q.shape[1], k.shape[1]
+        self.q = _folded(q, self.shared, dtype) * scale
+        self.k, self.v = (_folded(x, 1, dtype) for x in (k, v))
+        self.pattern = pattern
+        self.bias, self.slopes = (
+            None
+            if x is None
+            else x.to(dtype)
+            .view(1, -1, 1, self.shared, 1)
+            .expand(q.shape[0], -1, 1, self.shared, 1)
+            .flatten(0, 1)
+            for x in (bias if score == "sigmoid" else None, slopes)
+        )  # [B * Hkv, 1, G, 1]
+        self.lengths = None
+        if lengths is not None:
+            self.lengths = lengths.repeat_interleave(k.shape[2]).view(-1, 1, 1)
+
+    def parts(self) -> Iterator[_Part]:
+        """Cut the work so that the scores of a part stay in a cache."""
+        pattern, device = self.pattern, self.q.device
+        if self.lengths is not None:
+            pattern = Prefix(int(self.lengths.max()))
+        for tile in pattern.tiles(self.queries, self.keys):
+            count = sum(map(len, tile.keys))
+            if count == 0:
+                continue
+            offset = self.keys - self.queries
+            i = torch.arange(
+                tile.rows[0] + offset, tile.rows[-1] + offset + 1, tile.rows.step, device=device
+            ).unsqueeze(1)
+            j = torch.cat([torch.arange(x.start, x.stop, x.step, device=device) for x in tile.keys])
+            unclear = [slice(0, tile.clear.start), slice(tile.clear.stop, count)]
+            if len(tile.clear) == 0:
+                unclear = [slice(0, count)]
+            unclear = [columns for columns in unclear if columns.stop > columns.start]
+            if self.lengths is None:
+                hidden = tuple((columns, ~pattern.visible(i, j[columns])) for columns in unclear)
+            size = len(tile.rows) * self.shared * count
+            step = max(1, SCORES // size)
+            for first in range(0, len(self.q), step):
+                heads = slice(first, min(len(self.q), first + step))
+                if self.lengths is not None:
+                    hidden = tuple(
+                        (columns, ~prefix_visible(i, j[columns], self.lengths[heads]))
+                        for columns in unclear
+                    )
+                yield _Part(heads, tile, self.shared, i, j, hidden)
+
+    def scores(self, part: _Part) -> Tensor:
+        """Compute the scores of a part [heads, rows * G, keys], -inf where nothing is seen."""
+        scores = part.of_rows(self.q) @ part.of_keys(self.k).mT
+        by_head = part.by_head(scores)
+        if self.bias is not None:
+            by_head += self.bias[part.heads]
+        if self.slopes is not None:
+            by_head -= self.slopes[part.heads] * (part.i - part.j).abs().unsqueeze(1)
+        for columns, hidden in part.hidden:
+            by_head[..., columns].masked_fill_(hidden.unsqueeze(-2), float("-inf"))
+        if isinstance(self.pattern, Landmark):
+            _group(scores, part, self.pattern.block)
+        return scores
+
+
+def _group(scores: Tensor, part: _Part, block: int) -> None:
+    """Change scores so that their softmax is the grouped one of landmark attention.
+
+    A token of a block before weighs exp(landmark) * softmax(tokens of the block): its score changes
+    by the landmark's score less the logarithm of the sum of the block's exponentials.
+    """
+    blocks, before = _blocks_before(scores, part, block)
+    if blocks is not None:
+        tokens, landmark = blocks[..., :-1], blocks[..., -1]
+        change = (landmark - tokens.logsumexp(-1)).masked_fill_(~before, 0)
+        tokens += change.unsqueeze(-1)
+        landmark.fill_(float("-inf"))
+
+
+def _ungroup(grad_scores: Tensor, weights: Tensor, part: _Part, block: int) -> None:
+    """Change gradients of scores that `_group` made into those of the scores that it was given."""
+    blocks, before = _blocks_before(grad_scores, part, block)
+    if blocks is not None:
+        parts, _ = _blocks_before(weights, part, block)
+        tokens, weight = blocks[..., :-1], parts[..., :-1]
+        total = tokens.sum(-1).masked_fill_(~before, 0)
+        share = weight.sum(-1)
+        # Of no weight there is no part to give away, and 0 / 0.
+        tokens -= weight * (total / share.masked_fill(share == 0, 1)).unsqueeze(-1)
+        blocks[..., -1] = total
+
+
+def _blocks_before(scores: Tensor, part: _Part, block: int) -> tuple[Any, Tensor]:
+    """View the whole blocks among the keys; say which are before the row's own [rows * G, n]."""
+    whole = scores.shape[-1] // block
+    before = part.i // block > torch.arange(whole, device=scores.device)
+    view = scores[..., : whole * block].unflatten(-1, (whole, block)) if whole else None
+    return view, before.repeat_interleave(part.shared, dim=0)
+
+
+def _folded(x: Tensor, shared: int, dtype: torch.dtype) -> Tensor:
+    """[B, L, Hkv * G, d] as [B * Hkv, L * G, d]: the query heads of a key head side by side."""
+    apart = x.unflatten(2, (-1, shared)).permute(0, 2, 1, 3, 4)
+    return apart.to(dtype).flatten(2, 3).flatten(0, 1).contiguous()
+
+
+def _unfolded(x: Tensor, like: Tensor, shared: int) -> Tensor:
+    """[B * Hkv, L * G, ...] as [B, L, Hkv * G, ...], contiguous."""
+    apart = x.unflatten(0, (like.shape[0], -1)).unflatten(2, (-1, shared))
+    return apart.transpose(1, 2).flatten(2, 3).contiguous()
