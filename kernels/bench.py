@@ -19,17 +19,26 @@ import torch
 from torch import Tensor
 
 from nas.kernels import growth
+from nas.kernels.attention.benchmark import FAMILIES as ATTENTION
 from nas.kernels.causal_conv1d.benchmark import FAMILIES as CAUSAL_CONV1D
 from nas.kernels.diagonal_scan.benchmark import FAMILIES as DIAGONAL_SCAN
 from nas.kernels.family import Candidate, Family, Sizes, Work
 from nas.kernels.floors import copy_call, interleaved, product_call
 from nas.kernels.fused_rnn.benchmark import FAMILIES as FUSED_RNN
+from nas.kernels.gated_delta_rule.benchmark import FAMILIES as GATED_DELTA_RULE
 from nas.kernels.gated_linear_attention.benchmark import FAMILIES as GATED_LINEAR_ATTENTION
 from nas.kernels.report import table, write_report
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (*DIAGONAL_SCAN, *CAUSAL_CONV1D, *FUSED_RNN, *GATED_LINEAR_ATTENTION)
+    for family in (
+        *DIAGONAL_SCAN,
+        *ATTENTION,
+        *CAUSAL_CONV1D,
+        *FUSED_RNN,
+        *GATED_DELTA_RULE,
+        *GATED_LINEAR_ATTENTION,
+    )
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

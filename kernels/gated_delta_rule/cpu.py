@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-LOG_GATE_FLOOR = -60.0
-"""Log gates below are taken for this. exp(-60) is 9e-27: nothing of a state is left, in any type,
-and yet no sum of log gates is infinite, so that none of their differences is NaN."""
+LOG_GATE_FLOOR = -18.0
+"""Log gates below are taken for this, as in gated linear attention. exp(-18) is 1.5e-8, a quarter
+of float32's rounding; and as no sum of log gates is infinite, none of them is NaN."""
 
 CHUNK = 32
 """Sub-steps in a chunk (a multiple of those of a token, and of one token at least)."""
@@ -188,7 +188,10 @@ class _GatedDeltaRule(torch.autograd.Function):
                 "create_graph=True"
             )
         inputs = ctx.saved_tensors
-        gradients = rule_backward(*inputs, grad_o, grad_final, ctx.scale)
+        q, k, v, beta, log_gate, initial_state = inputs
+        gradients = rule_backward(
+            q, k, v, beta, log_gate, initial_state, grad_o, grad_final, ctx.scale
+        )
         # Neither the gate nor the initial state need be there.
         given = (None if x is None else g for x, g in zip(inputs, gradients, strict=True))
         return *given, None
@@ -345,7 +348,7 @@ def _cut(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gate: Tensor | None)
         end = decay[..., -1, :].unsqueeze(-1)
         total = start[..., -1:, :]
         q_start = q * start
-        k_start, k_end = (k * _repeated(x, substeps) for x in (start, end))
+        k_start, k_end = (_scaled(k, _repeated(x, substeps)) for x in (start, end))
     causal = decay if substeps == 1 else decay.repeat_interleave(substeps, -1)
     strict = (causal if substeps == 1 else causal.repeat_interleave(substeps, -2)).tril(-1)
     kk = k @ k.mT

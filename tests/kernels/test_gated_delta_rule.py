@@ -24,7 +24,7 @@ LOG_GATES = {
     "absent": lambda shape: None,
     "weak": lambda shape: -0.02 * torch.rand(shape),
     "strong": lambda shape: -6 * torch.rand(shape),
-    "mixed": lambda shape: -torch.tensor([0.0, 0.01, 1.0, 20.0])[torch.randint(4, shape)],
+    "mixed": lambda shape: -torch.tensor([0.0, 0.01, 1.0, 15.0])[torch.randint(4, shape)],
     "ones and zeros": lambda shape: torch.tensor([0.0, 0.0, -torch.inf])[torch.randint(3, shape)],
     "floor": lambda shape: torch.full(shape, LOG_GATE_FLOOR),
 }
