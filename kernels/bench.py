@@ -23,6 +23,7 @@ from nas.kernels.attention.benchmark import FAMILIES as ATTENTION
 from nas.kernels.causal_conv1d.benchmark import FAMILIES as CAUSAL_CONV1D
 from nas.kernels.diagonal_scan.benchmark import FAMILIES as DIAGONAL_SCAN
 from nas.kernels.family import Candidate, Family, Sizes, Work
+from nas.kernels.fft_convolution.benchmark import FAMILIES as FFT_CONVOLUTION
 from nas.kernels.floors import copy_call, interleaved, product_call
 from nas.kernels.fused_rnn.benchmark import FAMILIES as FUSED_RNN
 from nas.kernels.gated_delta_rule.benchmark import FAMILIES as GATED_DELTA_RULE
@@ -35,6 +36,7 @@ FAMILIES: dict[str, Family] = {
         *DIAGONAL_SCAN,
         *ATTENTION,
         *CAUSAL_CONV1D,
+        *FFT_CONVOLUTION,
         *FUSED_RNN,
         *GATED_DELTA_RULE,
         *GATED_LINEAR_ATTENTION,
