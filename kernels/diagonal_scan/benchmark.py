@@ -90,4 +90,76 @@ DIAGONAL_SCAN = Family(
     tolerance={torch.float32: 1e-6, torch.bfloat16: 5e-3, torch.float16: 1e-3},
 )
 
-FAMILIES = (DIAGONAL_SCAN,)
+
+def _complex_inputs(shape: Sizes, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Gates within the unit circle near its rim, as an LRU's are, and normal inputs."""
+    radius = torch.rand(shape, generator=generator).mul(0.2).add(0.8)
+    a = torch.polar(radius, torch.rand(shape, generator=generator).mul(2 * math.pi))
+    return a, torch.randn(shape, generator=generator, dtype=torch.complex64)
+
+
+def _complex_candidates(shape: Sizes, device: torch.device, backend: str | None) -> list[Candidate]:
+    return [
+        Candidate("nas", lambda a, b: diagonal_scan(a, b, backend=backend)[0]),
+        Candidate("loop over unbind(1)", _loop),
+        Candidate("torch associative_scan, eager", _associative_scan),
+    ]
+
+
+def _complex_work(shape: Sizes) -> Work:
+    size = 2 * math.prod(shape)
+    return Work(forward_elements=3 * size, backward_elements=5 * size)
+
+
+COMPLEX = Family(
+    name="diagonal_scan/complex",
+    dimensions="BLD",
+    shapes={"cpu": ((8, 1024, 128), (4, 2048, 64)), "cuda": ((8, 2048, 1024), (16, 2048, 256))},
+    inputs=_complex_inputs,
+    reference=_loop,
+    candidates=_complex_candidates,
+    work=_complex_work,
+    tolerance={torch.float32: 1e-6},
+)
+
+
+def _packed_inputs(shape: Sizes, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """B sequences of random lengths, L on average, packed into one, and where they begin."""
+    batch, length, width = shape
+    inner = torch.randint(batch * length + 1, (batch - 1,), generator=generator).sort().values
+    ends = torch.cat([torch.tensor([0]), inner, torch.tensor([batch * length])])
+    return *_inputs((1, batch * length, width), generator), ends.int()
+
+
+def _packed_candidates(shape: Sizes, device: torch.device, backend: str | None) -> list[Candidate]:
+    def packed(a: Tensor, b: Tensor, ends: Tensor) -> Tensor:
+        return diagonal_scan(a, b, cu_seqlens=ends, backend=backend)[0]
+
+    def one_by_one(a: Tensor, b: Tensor, ends: Tensor) -> Tensor:
+        lengths = [n for n in ends.diff().tolist() if n > 0]
+        parts = zip(a.split(lengths, 1), b.split(lengths, 1), strict=True)
+        return torch.cat([diagonal_scan(*part, backend=backend)[0] for part in parts], 1)
+
+    return [
+        Candidate("nas", packed),
+        Candidate("loop over unbind(1)", _packed_loop),
+        Candidate("nas, sequence by sequence", one_by_one),
+    ]
+
+
+def _packed_loop(a: Tensor, b: Tensor, ends: Tensor) -> Tensor:
+    return reference.diagonal_scan(a, b, cu_seqlens=ends)[0]
+
+
+VARLEN = Family(
+    name="diagonal_scan/varlen",
+    dimensions="BLD",
+    shapes={"cpu": ((8, 1024, 128), (32, 256, 64)), "cuda": ((8, 2048, 2048), (64, 512, 512))},
+    inputs=_packed_inputs,
+    reference=_packed_loop,
+    candidates=_packed_candidates,
+    work=_work,
+    tolerance={torch.float32: 1e-6, torch.bfloat16: 5e-3, torch.float16: 1e-3},
+)
+
+FAMILIES = (DIAGONAL_SCAN, COMPLEX, VARLEN)

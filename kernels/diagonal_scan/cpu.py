@@ -1,44 +1,43 @@
-"""The diagonal scan in plain torch: two levels of loops, and a gradient written by hand.
+"""The diagonal scan in plain torch, with a gradient written by hand.
 
-Everything here needs torch alone and nothing of this package, so that a model which uses the scan
-can carry these definitions with it. It runs on any device; on a CPU it is the default.
-
-A loop over L steps costs L launches of a few microseconds each. Cut into n chunks of C steps, all
-chunks can step together: one pass over the chunks gives each chunk's effect on a state (its last
-local state and the product of its gates), a loop over the n chunks gives the state that enters
-each, and a second pass from those states gives the outputs. That is 2C + n launches instead of L.
-Nothing is divided by and no logarithm is taken: gates may be negative, tiny or exactly zero.
+Everything here needs torch alone, so that a model which uses the scan can carry these definitions
+with it. It runs on any device; on a CPU it is the default.
 """
 
-import math
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# From this many channels (B * D) on, a step's arithmetic costs more than its launch, and the plain
-# loop, which reads its operands once and not twice, is as fast.
-LOOP_CHANNELS = 4096
+from nas.kernels.diagonal_scan.chunked import scan
 
 
 def diagonal_scan(
-    a: Tensor, b: Tensor, initial_state: Tensor | None = None, *, reverse: bool = False
+    a: Tensor,
+    b: Tensor,
+    initial_state: Tensor | None = None,
+    *,
+    cu_seqlens: Tensor | None = None,
+    reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute h_t = a_t h_{t-1} + b_t over a sequence.
 
     Differentiable once in every argument, through both results.
 
     Args:
-        a: gates [B, L, D], any real numbers.
+        a: gates [B, L, D], any real or complex numbers.
         b: inputs [B, L, D].
-        initial_state: h before the first step [B, D]; None means zero.
+        initial_state: h before the first step [B, D] ([N, D] with `cu_seqlens`); None means zero.
+        cu_seqlens: integers [N + 1]: B is 1, and sequence n is the steps from cu_seqlens[n] to
+            before cu_seqlens[n + 1].
         reverse: run from the last step to the first, h_t = a_t h_{t+1} + b_t.
 
     Returns:
         h [B, L, D] in the promoted type of `a` and `b`, and the state after the last step taken
-        [B, D], at least float32 (half types are accumulated in float32).
+        [B, D] or [N, D], at least float32 (half types are accumulated in float32).
     """
-    h, final_state = _DiagonalScan.apply(a, b, initial_state, reverse)
+    h, final_state = _DiagonalScan.apply(a, b, initial_state, cu_seqlens, reverse)
     return h, final_state
 
 
@@ -48,7 +47,7 @@ def diagonal_scan_step(a: Tensor, b: Tensor, state: Tensor) -> tuple[Tensor, Ten
     Args:
         a: gates of this step [B, D].
         b: inputs of this step [B, D].
-        state: h of the step before [B, D], float32 at least.
+        state: h of the step before [B, D], float32 at least; complex where `a` or `b` is.
 
     Returns:
         h [B, D] in the promoted type of `a` and `b`, and the same in the state's own type: the
@@ -61,10 +60,15 @@ def diagonal_scan_step(a: Tensor, b: Tensor, state: Tensor) -> tuple[Tensor, Ten
 class _DiagonalScan(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, initial_state: Tensor | None, reverse: bool
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        initial_state: Tensor | None,
+        cu_seqlens: Tensor | None,
+        reverse: bool,
     ) -> tuple[Tensor, Tensor]:
-        h, final_state = scan_forward(a, b, initial_state, reverse)
-        ctx.save_for_backward(a, h, initial_state)
+        h, final_state = scan_forward(a, b, initial_state, cu_seqlens, reverse)
+        ctx.save_for_backward(a, h, initial_state, cu_seqlens)
         ctx.b_dtype, ctx.reverse = b.dtype, reverse
         return h, final_state
 
@@ -76,27 +80,42 @@ class _DiagonalScan(torch.autograd.Function):
                 "diagonal_scan can be differentiated only once: call backward or grad without "
                 "create_graph=True"
             )
-        a, h, initial_state = ctx.saved_tensors
+        a, h, initial_state, cu_seqlens = ctx.saved_tensors
         grad_a, grad_b, grad_initial = scan_backward(
-            a, h, initial_state, grad_h, grad_final, ctx.reverse
+            a, h, initial_state, cu_seqlens, grad_h, grad_final, ctx.reverse
         )
+        grad_b = gradient_in(ctx.b_dtype, grad_b)
         if initial_state is not None:
-            return grad_a, grad_b.to(ctx.b_dtype), grad_initial.to(initial_state.dtype), None
-        return grad_a, grad_b.to(ctx.b_dtype), None, None
+            return grad_a, grad_b, gradient_in(initial_state.dtype, grad_initial), None, None
+        return grad_a, grad_b, None, None, None
 
 
 def scan_forward(
-    a: Tensor, b: Tensor, initial_state: Tensor | None, reverse: bool
+    a: Tensor,
+    b: Tensor,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    reverse: bool,
 ) -> tuple[Tensor, Tensor]:
     """Compute h [B, L, D] and the final state [B, D], a fresh tensor, without a gradient."""
     out_dtype = torch.promote_types(a.dtype, b.dtype)
     state_dtype = torch.promote_types(out_dtype, torch.float32)
+    gates, inputs = a.to(state_dtype), b.to(state_dtype)
+    sequences = a.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     if initial_state is None:
-        state = a.new_zeros(a.shape[0], a.shape[2], dtype=state_dtype)
+        state = gates.new_zeros(sequences, a.shape[2])
     else:
         state = initial_state.to(state_dtype)
-    h = _scan(a.to(state_dtype), b.to(state_dtype), state, reverse)
-    final_state = h[:, 0 if reverse else -1].clone(memory_format=torch.contiguous_format)
+    if cu_seqlens is None:
+        h = scan(gates, inputs, state, reverse)
+        final_state = h[:, 0 if reverse else -1].clone(memory_format=torch.contiguous_format)
+    else:
+        spans, filled, first, last = _ends(cu_seqlens, a.shape[1], reverse)
+        # No state crosses from one sequence to the next where the gate is 0; what a sequence's own
+        # state adds to its first step is added there.
+        inputs = inputs.index_add(1, first, gates[:, first] * state[filled])
+        h = _packed_scan(gates.index_fill(1, first, 0), inputs, spans, last, reverse)
+        final_state = state.index_copy(0, filled, h[0, last])
     return h.to(out_dtype), final_state
 
 
@@ -104,6 +123,7 @@ def scan_backward(
     a: Tensor,
     h: Tensor,
     initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
     grad_h: Tensor,
     grad_final: Tensor,
     reverse: bool,
@@ -111,97 +131,102 @@ def scan_backward(
     """Compute the gradients of `scan_forward`'s arguments from those of its results.
 
     The gradient of b is a scan of its own in the other direction, whose gate is the one of the
-    step that follows: g_t = grad_h_t + a_{t+1} g_{t+1}; the gradient of a is g_t h_{t-1}, that of
-    the initial state a_1 g_1.
+    step that follows: g_t = grad_h_t + conj(a_{t+1}) g_{t+1}; the gradient of a is
+    g_t conj(h_{t-1}), that of the initial state conj(a_1) g_1.
 
     Returns:
         The gradients of a [B, L, D] in a's type, of b [B, L, D] in h's type, and of the initial
         state [B, D] in the type of the final one.
     """
     dtype = torch.promote_types(h.dtype, torch.float32)
-    gates, outputs = a.to(dtype), h.to(dtype)
+    gates, outputs = _conjugate(a.to(dtype)), h.to(dtype)
     length = a.shape[1]
-    first, last = (length - 1, 0) if reverse else (0, length - 1)
     # The steps that have one after them, and the steps that have one before them.
     early, late = slice(None, -1), slice(1, None)
     if reverse:
         early, late = late, early
+    grad_a = torch.empty(a.shape, dtype=dtype, device=a.device)
 
-    grad_b = torch.empty(a.shape, dtype=dtype, device=a.device)
-    grad_a = torch.empty_like(grad_b)
-    torch.add(grad_h[:, last].to(dtype), grad_final, out=grad_b[:, last])
-    if length > 1:
-        incoming = grad_h[:, early].to(dtype)
-        _scan(gates[:, late], incoming, grad_b[:, last], not reverse, out=grad_b[:, early])
-        torch.mul(grad_b[:, late], outputs[:, early], out=grad_a[:, late])
-    if initial_state is None:
-        grad_a[:, first] = 0
+    if cu_seqlens is None:
+        first, last = (length - 1, 0) if reverse else (0, length - 1)
+        grad_b = torch.empty_like(grad_a)
+        torch.add(grad_h[:, last].to(dtype), grad_final, out=grad_b[:, last])
+        if length > 1:
+            incoming = grad_h[:, early].to(dtype)
+            scan(gates[:, late], incoming, grad_b[:, last], not reverse, out=grad_b[:, early])
+            torch.mul(grad_b[:, late], _conjugate(outputs[:, early]), out=grad_a[:, late])
+        if initial_state is None:
+            grad_a[:, first] = 0
+        else:
+            initial = _conjugate(initial_state.to(dtype))
+            torch.mul(grad_b[:, first], initial, out=grad_a[:, first])
+        grad_initial = gates[:, first] * grad_b[:, first]
     else:
-        torch.mul(grad_b[:, first], initial_state.to(dtype), out=grad_a[:, first])
-    grad_initial = gates[:, first] * grad_b[:, first]
-    return grad_a.to(a.dtype), grad_b.to(h.dtype), grad_initial
+        spans, filled, first, last = _ends(cu_seqlens, length, reverse)
+        following = torch.empty_like(grad_a)
+        following[:, early] = gates[:, late]
+        following.index_fill_(1, last, 0)
+        incoming = grad_h.to(dtype).index_add(1, last, grad_final[None, filled])
+        grad_b = _packed_scan(following, incoming, spans, first, not reverse)
+        torch.mul(grad_b[:, late], _conjugate(outputs[:, early]), out=grad_a[:, late])
+        if initial_state is None:
+            grad_a.index_fill_(1, first, 0)
+        else:
+            grad_a[:, first] = grad_b[:, first] * _conjugate(initial_state[filled].to(dtype))
+        grad_initial = grad_final.index_copy(0, filled, (gates[:, first] * grad_b[:, first])[0])
+    return gradient_in(a.dtype, grad_a), grad_b.to(h.dtype), grad_initial
 
 
-def _scan(a: Tensor, b: Tensor, state: Tensor, reverse: bool, out: Tensor | None = None) -> Tensor:
-    """Scan tensors of one type from `state` [B, D], into `out` [B, L, D] if given."""
-    batch, length, width = a.shape
-    if out is None:
-        out = torch.empty(a.shape, dtype=a.dtype, device=a.device)
-    if batch * width >= LOOP_CHANNELS or length < 16:
-        _loop(a, b, state, reverse, out, dim=1)
-        return out
-
-    chunk = 2 ** round(math.log2(length) / 2)
-    chunks = length // chunk
-    # What does not fill a chunk is left to the end, in the direction of the scan.
-    left = length - chunks * chunk
-    body, rest = (slice(left, None), slice(left)) if reverse else (slice(-left), slice(-left, None))
-    if left == 0:
-        body = slice(None)
-    chunked_a, chunked_b, chunked_out = (
-        tensor[:, body].unflatten(1, (chunks, chunk)) for tensor in (a, b, out)
-    )
-    entering = _entering_states(chunked_a, chunked_b, state, reverse)
-    if entering is None:
-        _loop(a, b, state, reverse, out, dim=1)
-        return out
-    _loop(chunked_a, chunked_b, entering, reverse, chunked_out, dim=2)
-    if left > 0:
-        state = out[:, left if reverse else length - left - 1]
-        _loop(a[:, rest], b[:, rest], state, reverse, out[:, rest], dim=1)
-    return out
+def gradient_in(dtype: torch.dtype, gradient: Tensor) -> Tensor:
+    """Cast a gradient to its argument's type: a real number among complex ones has a real one."""
+    if gradient.is_complex() and not dtype.is_complex:
+        gradient = gradient.real.contiguous()
+    return gradient.to(dtype)
 
 
-def _loop(a: Tensor, b: Tensor, state: Tensor, reverse: bool, out: Tensor, dim: int) -> None:
-    """Write the scan along `dim` into `out`, one step at a time."""
-    for gate, value, place in zip(*(_steps(x, dim, reverse) for x in (a, b, out)), strict=True):
-        torch.addcmul(value, gate, state, out=place)
-        state = place
+def check_spans(cu_seqlens: Tensor, length: int) -> list[tuple[int, int]]:
+    """Read where each packed sequence begins and ends.
 
-
-def _entering_states(a: Tensor, b: Tensor, state: Tensor, reverse: bool) -> Tensor | None:
-    """Compute the state that enters each chunk of a, b [B, chunks, steps, D]: [B, chunks, D].
-
-    Returns None where a product of gates is beyond the number range. The state may still be within
-    it (it may be zero), so that only the plain loop can tell.
+    Raises:
+        ValueError: the sequences do not follow each other from step 0 to step `length`.
     """
-    gates, values = _steps(a, 2, reverse), _steps(b, 2, reverse)
-    product = a.prod(2)
-    local = torch.addcmul(values[1], gates[1], values[0])
-    for gate, value in zip(gates[2:], values[2:], strict=True):
-        torch.addcmul(value, gate, local, out=local)
-    if not (product.sum() + local.sum()).isfinite():
-        return None
-    entering = torch.empty_like(local)
-    places = _steps(entering, 1, reverse)
-    places[0].copy_(state)
-    gates, values = _steps(product, 1, reverse)[:-1], _steps(local, 1, reverse)[:-1]
-    for gate, value, before, after in zip(gates, values, places[:-1], places[1:], strict=True):
-        torch.addcmul(value, gate, before, out=after)
-    return entering
+    ends = cu_seqlens.tolist()
+    if ends[0] != 0 or ends[-1] != length or ends != sorted(ends):
+        raise ValueError(f"cu_seqlens must rise from 0 to the length {length}, and is {ends}")
+    return list(pairwise(ends))
 
 
-def _steps(tensor: Tensor, dim: int, reverse: bool) -> tuple[Tensor, ...]:
-    """Take a tensor apart along `dim`, in the order in which a scan meets the parts."""
-    parts = tensor.unbind(dim)
-    return parts[::-1] if reverse else parts
+def _ends(
+    cu_seqlens: Tensor, length: int, reverse: bool
+) -> tuple[list[tuple[int, int]], Tensor, Tensor, Tensor]:
+    """Find the sequences, which of them have a step, and the first and last step of those."""
+    spans = check_spans(cu_seqlens, length)
+    filled = [n for n, (start, end) in enumerate(spans) if end > start]
+    first, last = [spans[n][0] for n in filled], [spans[n][1] - 1 for n in filled]
+    if reverse:
+        first, last = last, first
+    indices = (torch.tensor(x, device=cu_seqlens.device) for x in (filled, first, last))
+    return spans, *indices
+
+
+def _packed_scan(
+    a: Tensor, b: Tensor, spans: list[tuple[int, int]], last: Tensor, reverse: bool
+) -> Tensor:
+    """Scan sequences [1, L, D] that follow each other; the gate of their first steps is 0."""
+    state = a.new_zeros(1, a.shape[2])
+    h = scan(a, b, state, reverse)
+    if not h[:, last].isfinite().all():
+        # 0 times what is not finite is not 0: keep it in its own sequence.
+        for start, end in spans:
+            if end > start:
+                scan(*(x[:, start:end] for x in (a, b)), state, reverse, out=h[:, start:end])
+    return h
+
+
+def _conjugate(a: Tensor) -> Tensor:
+    """Conjugate numbers, and those that stand for many steps or sequences only once."""
+    if not a.is_complex():
+        return a
+    # In memory: within an operator that is being traced, the mark that `conj` sets goes unseen.
+    once = tuple(slice(1) if stride == 0 else slice(None) for stride in a.stride())
+    return a[once].conj_physical().expand(a.shape)
