@@ -140,40 +140,39 @@ def scan_backward(
     """
     dtype = torch.promote_types(h.dtype, torch.float32)
     gates, outputs = _conjugate(a.to(dtype)), h.to(dtype)
-    length = a.shape[1]
+    initial = None if initial_state is None else _conjugate(initial_state.to(dtype))
+    grad_a = torch.empty(a.shape, dtype=dtype, device=a.device)
     # The steps that have one after them, and the steps that have one before them.
     early, late = slice(None, -1), slice(1, None)
     if reverse:
         early, late = late, early
-    grad_a = torch.empty(a.shape, dtype=dtype, device=a.device)
 
     if cu_seqlens is None:
-        first, last = (length - 1, 0) if reverse else (0, length - 1)
+        first, last = (-1, 0) if reverse else (0, -1)
         grad_b = torch.empty_like(grad_a)
         torch.add(grad_h[:, last].to(dtype), grad_final, out=grad_b[:, last])
-        if length > 1:
+        if a.shape[1] > 1:
             incoming = grad_h[:, early].to(dtype)
             scan(gates[:, late], incoming, grad_b[:, last], not reverse, out=grad_b[:, early])
             torch.mul(grad_b[:, late], _conjugate(outputs[:, early]), out=grad_a[:, late])
-        if initial_state is None:
+        if initial is None:
             grad_a[:, first] = 0
         else:
-            initial = _conjugate(initial_state.to(dtype))
             torch.mul(grad_b[:, first], initial, out=grad_a[:, first])
         grad_initial = gates[:, first] * grad_b[:, first]
     else:
-        spans, filled, first, last = _ends(cu_seqlens, length, reverse)
+        spans, filled, firsts, lasts = _ends(cu_seqlens, a.shape[1], reverse)
         following = torch.empty_like(grad_a)
         following[:, early] = gates[:, late]
-        following.index_fill_(1, last, 0)
-        incoming = grad_h.to(dtype).index_add(1, last, grad_final[None, filled])
-        grad_b = _packed_scan(following, incoming, spans, first, not reverse)
+        following.index_fill_(1, lasts, 0)
+        incoming = grad_h.to(dtype).index_add(1, lasts, grad_final[None, filled])
+        grad_b = _packed_scan(following, incoming, spans, firsts, not reverse)
         torch.mul(grad_b[:, late], _conjugate(outputs[:, early]), out=grad_a[:, late])
-        if initial_state is None:
-            grad_a.index_fill_(1, first, 0)
+        if initial is None:
+            grad_a.index_fill_(1, firsts, 0)
         else:
-            grad_a[:, first] = grad_b[:, first] * _conjugate(initial_state[filled].to(dtype))
-        grad_initial = grad_final.index_copy(0, filled, (gates[:, first] * grad_b[:, first])[0])
+            grad_a[:, firsts] = grad_b[:, firsts] * initial[filled]
+        grad_initial = grad_final.index_copy(0, filled, (gates[:, firsts] * grad_b[:, firsts])[0])
     return gradient_in(a.dtype, grad_a), grad_b.to(h.dtype), grad_initial
 
 
@@ -205,8 +204,8 @@ def _ends(
     first, last = [spans[n][0] for n in filled], [spans[n][1] - 1 for n in filled]
     if reverse:
         first, last = last, first
-    indices = (torch.tensor(x, device=cu_seqlens.device) for x in (filled, first, last))
-    return spans, *indices
+    indices = [torch.tensor(x, device=cu_seqlens.device) for x in (filled, first, last)]
+    return spans, indices[0], indices[1], indices[2]
 
 
 def _packed_scan(
@@ -219,7 +218,8 @@ def _packed_scan(
         # 0 times what is not finite is not 0: keep it in its own sequence.
         for start, end in spans:
             if end > start:
-                scan(*(x[:, start:end] for x in (a, b)), state, reverse, out=h[:, start:end])
+                part = slice(start, end)
+                scan(a[:, part], b[:, part], state, reverse, out=h[:, part])
     return h
 
 
