@@ -29,6 +29,7 @@ from nas.kernels.fused_rnn.benchmark import FAMILIES as FUSED_RNN
 from nas.kernels.gated_delta_rule.benchmark import FAMILIES as GATED_DELTA_RULE
 from nas.kernels.gated_linear_attention.benchmark import FAMILIES as GATED_LINEAR_ATTENTION
 from nas.kernels.report import table, write_report
+from nas.kernels.selective_scan.benchmark import FAMILIES as SELECTIVE_SCAN
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -40,6 +41,7 @@ FAMILIES: dict[str, Family] = {
         *FUSED_RNN,
         *GATED_DELTA_RULE,
         *GATED_LINEAR_ATTENTION,
+        *SELECTIVE_SCAN,
     )
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
