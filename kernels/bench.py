@@ -28,6 +28,7 @@ from nas.kernels.floors import copy_call, interleaved, product_call
 from nas.kernels.fused_rnn.benchmark import FAMILIES as FUSED_RNN
 from nas.kernels.gated_delta_rule.benchmark import FAMILIES as GATED_DELTA_RULE
 from nas.kernels.gated_linear_attention.benchmark import FAMILIES as GATED_LINEAR_ATTENTION
+from nas.kernels.moe.benchmark import FAMILIES as MOE
 from nas.kernels.report import table, write_report
 from nas.kernels.selective_scan.benchmark import FAMILIES as SELECTIVE_SCAN
 
@@ -41,6 +42,7 @@ FAMILIES: dict[str, Family] = {
         *FUSED_RNN,
         *GATED_DELTA_RULE,
         *GATED_LINEAR_ATTENTION,
+        *MOE,
         *SELECTIVE_SCAN,
     )
 }
