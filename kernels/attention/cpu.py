@@ -29,6 +29,9 @@ from nas.kernels.attention.pattern import (
 # Scores computed at a time. They are read and written some ten times: they should stay in a cache.
 SCORES = 2**18
 
+# Score of a key that is not seen: its exponential is 0, and unlike -inf it is never 0 / 0.
+HIDDEN = -1e38
+
 
 def attention(
     q: Tensor,
@@ -192,28 +195,15 @@ def attention_forward(
         scale: of the scores.
 
     Returns:
-        The output [B, L, H, d] in the promoted type of q, k and v, and for a softmax the logarithm
-        of the sum of its exponentials [B, L, H], at least float32 (for a sigmoid [0]).
+        The output [B, L, H, d] in the promoted type of q, k and v, and [0]: other implementations
+        keep something of a softmax for its gradient.
     """
     work = _Work(q, k, v, bias, slopes, lengths, pattern, score, scale)
     out = torch.zeros_like(work.q)
-    lse = None
-    if score == "softmax":
-        lse = torch.full_like(work.q[..., 0], torch.finfo(work.q.dtype).min)
     for part in work.parts():
-        weights = work.scores(part)
-        if lse is None:
-            weights.sigmoid_()
-            part.store(out, weights @ part.of_keys(work.v))
-            continue
-        # The least number instead of -inf for a row that sees nothing: its exponentials are 0.
-        peak = weights.amax(-1, keepdim=True).clamp_(min=torch.finfo(weights.dtype).min)
-        total = weights.sub_(peak).exp_().sum(-1, keepdim=True).clamp_(min=1)
-        part.store(out, (weights @ part.of_keys(work.v)).div_(total))
-        part.store(lse, peak.add_(total.log_()).squeeze(-1))
+        part.store(out, work.weights(part) @ part.of_keys(work.v))
     dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    flat = out.new_empty(0) if lse is None else _unfolded(lse, q, work.shared)
-    return _unfolded(out, q, work.shared).to(dtype), flat
+    return _unfolded(out, q, work.shared).to(dtype), out.new_empty(0)
 
 
 def attention_backward(
@@ -239,21 +229,15 @@ def attention_backward(
     grad = _folded(grad_out, work.shared, work.q.dtype)
     grad_q, grad_k, grad_v = (torch.zeros_like(x) for x in (work.q, work.k, work.v))
     grad_bias = work.q.new_zeros(work.q.shape[0], work.shared)
-    lse_rows = mean = None
-    if score == "softmax":
-        lse_rows = _folded(lse.unsqueeze(-1), work.shared, work.q.dtype)
-        mean = (grad * _folded(out, work.shared, work.q.dtype)).sum(-1, keepdim=True)
+    mean = (grad * _folded(out, work.shared, work.q.dtype)).sum(-1, keepdim=True)
     for part in work.parts():
-        weights, incoming = work.scores(part), part.of_rows(grad)
+        weights, incoming = work.weights(part), part.of_rows(grad)
+        part.add_to_keys(grad_v, weights.mT @ incoming)
         grad_scores = incoming @ part.of_keys(work.v).mT
-        if lse_rows is None or mean is None:
-            weights.sigmoid_()
-            part.add_to_keys(grad_v, weights.mT @ incoming)
-            grad_scores.mul_(weights).mul_(weights.neg_().add_(1))
+        if score == "sigmoid":
+            grad_scores.mul_(torch.addcmul(weights, weights, weights, value=-1))
             grad_bias[part.heads] += part.by_head(grad_scores).sum((1, 3))
         else:
-            weights.sub_(part.of_rows(lse_rows)).exp_()
-            part.add_to_keys(grad_v, weights.mT @ incoming)
             grad_scores.sub_(part.of_rows(mean)).mul_(weights)
             if isinstance(pattern, Landmark):
                 _ungroup(grad_scores, weights, part, pattern.block)
@@ -275,8 +259,8 @@ class _Part(NamedTuple):
         shared: query heads G of a key head.
         i: positions of the queries [rows, 1].
         j: positions of the keys [keys].
-        hidden: which of the scores are of keys that are not seen: a slice of the keys, and a mask
-            for these, [rows, keys] or [heads, rows, keys].
+        hidden: slices of the keys, and what is added to the scores of these: 0, or HIDDEN where a
+            key is not seen [rows, keys] or [heads, rows, keys].
     """
 
     heads: slice
@@ -337,7 +321,7 @@ class _Work:
         self.queries, self.keys = q.shape[1], k.shape[1]
         self.q = _folded(q, self.shared, dtype) * scale
         self.k, self.v = (_folded(x, 1, dtype) for x in (k, v))
-        self.pattern = pattern
+        self.pattern, self.score = pattern, score
         self.bias, self.slopes = (
             None
             if x is None
@@ -353,37 +337,35 @@ class _Work:
 
     def parts(self) -> Iterator[_Part]:
         """Cut the work so that the scores of a part stay in a cache."""
-        pattern, device = self.pattern, self.q.device
+        pattern, offset = self.pattern, self.keys - self.queries
+        kind = {"dtype": torch.int32, "device": self.q.device}
         if self.lengths is not None:
             pattern = Prefix(int(self.lengths.max()))
         for tile in pattern.tiles(self.queries, self.keys):
             count = sum(map(len, tile.keys))
             if count == 0:
                 continue
-            offset = self.keys - self.queries
-            i = torch.arange(
-                tile.rows[0] + offset, tile.rows[-1] + offset + 1, tile.rows.step, device=device
-            ).unsqueeze(1)
-            j = torch.cat([torch.arange(x.start, x.stop, x.step, device=device) for x in tile.keys])
+            first, last = tile.rows[0] + offset, tile.rows[-1] + offset
+            i = torch.arange(first, last + 1, tile.rows.step, **kind).unsqueeze(1)
+            j = torch.cat([torch.arange(x.start, x.stop, x.step, **kind) for x in tile.keys])
             unclear = [slice(0, tile.clear.start), slice(tile.clear.stop, count)]
             if len(tile.clear) == 0:
                 unclear = [slice(0, count)]
             unclear = [columns for columns in unclear if columns.stop > columns.start]
             if self.lengths is None:
-                hidden = tuple((columns, ~pattern.visible(i, j[columns])) for columns in unclear)
-            size = len(tile.rows) * self.shared * count
-            step = max(1, SCORES // size)
-            for first in range(0, len(self.q), step):
-                heads = slice(first, min(len(self.q), first + step))
+                hidden = tuple((x, self._hidden(pattern.visible(i, j[x]))) for x in unclear)
+            step = max(1, SCORES // (len(tile.rows) * self.shared * count))
+            for start in range(0, len(self.q), step):
+                heads = slice(start, min(len(self.q), start + step))
                 if self.lengths is not None:
+                    lengths = self.lengths[heads]
                     hidden = tuple(
-                        (columns, ~prefix_visible(i, j[columns], self.lengths[heads]))
-                        for columns in unclear
+                        (x, self._hidden(prefix_visible(i, j[x], lengths))) for x in unclear
                     )
                 yield _Part(heads, tile, self.shared, i, j, hidden)
 
-    def scores(self, part: _Part) -> Tensor:
-        """Compute the scores of a part [heads, rows * G, keys], -inf where nothing is seen."""
+    def weights(self, part: _Part) -> Tensor:
+        """Compute the weights of a part [heads, rows * G, keys], 0 where nothing is seen."""
         scores = part.of_rows(self.q) @ part.of_keys(self.k).mT
         by_head = part.by_head(scores)
         if self.bias is not None:
@@ -391,28 +373,49 @@ class _Work:
         if self.slopes is not None:
             by_head -= self.slopes[part.heads] * (part.i - part.j).abs().unsqueeze(1)
         for columns, hidden in part.hidden:
-            by_head[..., columns].masked_fill_(hidden.unsqueeze(-2), float("-inf"))
+            by_head[..., columns] += hidden.unsqueeze(-2)
+        if self.score == "sigmoid":
+            return scores.sigmoid_()
         if isinstance(self.pattern, Landmark):
-            _group(scores, part, self.pattern.block)
-        return scores
+            weights = _grouped_softmax(scores, part, self.pattern.block)
+        else:
+            weights = scores.softmax(-1)
+        if part.tile.rows[0] < self.queries - self.keys:
+            # Before the first key there may be nothing to see: no weight, and not the same for all.
+            weights.masked_fill_(scores.amax(-1, keepdim=True) < HIDDEN / 2, 0)
+        return weights
+
+    def _hidden(self, visible: Tensor) -> Tensor:
+        # To add is ten times as fast as masked_fill_.
+        nothing = torch.zeros(visible.shape, dtype=self.q.dtype, device=visible.device)
+        return nothing.masked_fill_(~visible, HIDDEN)
 
 
-def _group(scores: Tensor, part: _Part, block: int) -> None:
-    """Change scores so that their softmax is the grouped one of landmark attention.
+def _grouped_softmax(scores: Tensor, part: _Part, block: int) -> Tensor:
+    """Compute the weights of landmark attention.
 
-    A token of a block before weighs exp(landmark) * softmax(tokens of the block): its score changes
-    by the landmark's score less the logarithm of the sum of the block's exponentials.
+    Those of a first softmax over the row's own block and the landmarks before; to the tokens of a
+    block before goes the part of its landmark, times a softmax inside.
     """
     blocks, before = _blocks_before(scores, part, block)
-    if blocks is not None:
-        tokens, landmark = blocks[..., :-1], blocks[..., -1]
-        change = (landmark - tokens.logsumexp(-1)).masked_fill_(~before, 0)
-        tokens += change.unsqueeze(-1)
-        landmark.fill_(float("-inf"))
+    if blocks is None:
+        return scores.softmax(-1)
+    inside = blocks[..., :-1].softmax(-1)
+    blocks[..., :-1].masked_fill_(before.unsqueeze(-1), HIDDEN)
+    weights = scores.softmax(-1)
+    blocks, _ = _blocks_before(weights, part, block)
+    # No other landmark has a part: that of the own block is hidden.
+    blocks[..., :-1].addcmul_(blocks[..., -1:], inside)
+    blocks[..., -1] = 0
+    return weights
 
 
 def _ungroup(grad_scores: Tensor, weights: Tensor, part: _Part, block: int) -> None:
-    """Change gradients of scores that `_group` made into those of the scores that it was given."""
+    """Change P (dP - rowsum(P dP)) into the gradients of landmark attention's scores.
+
+    Those would be right if each weight were exp(score), up to a factor of the row; but that of a
+    token of a block before is exp(landmark + score) / sum(exp(scores of its block)).
+    """
     blocks, before = _blocks_before(grad_scores, part, block)
     if blocks is not None:
         parts, _ = _blocks_before(weights, part, block)
@@ -420,7 +423,8 @@ def _ungroup(grad_scores: Tensor, weights: Tensor, part: _Part, block: int) -> N
         total = tokens.sum(-1).masked_fill_(~before, 0)
         share = weight.sum(-1)
         # Of no weight there is no part to give away, and 0 / 0.
-        tokens -= weight * (total / share.masked_fill(share == 0, 1)).unsqueeze(-1)
+        mean = total / share.masked_fill(share == 0, 1)
+        tokens.addcmul_(weight, mean.unsqueeze(-1), value=-1)
         blocks[..., -1] = total
 
 

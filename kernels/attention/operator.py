@@ -192,7 +192,7 @@ def _(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    shape = q.shape[:3] if score == "softmax" else (0,)
+    shape = q.shape[:3] if score == "softmax" and backend == "triton" else (0,)
     lse = q.new_empty(shape, dtype=torch.promote_types(dtype, torch.float32))
     return q.new_empty(q.shape, dtype=dtype), lse
 

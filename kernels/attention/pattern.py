@@ -37,7 +37,8 @@ class Tile(NamedTuple):
 
 def band_visible(i: Any, j: Any, before: Any, after: Any, stride: Any) -> Any:
     """Whether key j is at most `before` back or `after` ahead of i, in whole strides."""
-    return (i - j <= before) & (j - i <= after) & ((i - j) % stride == 0)
+    near = (i - j <= before) & (j - i <= after)
+    return near if stride == 1 else near & ((i - j) % stride == 0)
 
 
 def chunk_visible(i: Any, j: Any, size: Any, after: Any) -> Any:
