@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nas.kernels import growth
 from nas.kernels.attention.benchmark import FAMILIES as ATTENTION
+from nas.kernels.block_scan.benchmark import FAMILIES as BLOCK_SCAN
 from nas.kernels.causal_conv1d.benchmark import FAMILIES as CAUSAL_CONV1D
 from nas.kernels.diagonal_scan.benchmark import FAMILIES as DIAGONAL_SCAN
 from nas.kernels.family import Candidate, Family, Sizes, Work
@@ -29,6 +30,7 @@ from nas.kernels.fused_rnn.benchmark import FAMILIES as FUSED_RNN
 from nas.kernels.gated_delta_rule.benchmark import FAMILIES as GATED_DELTA_RULE
 from nas.kernels.gated_linear_attention.benchmark import FAMILIES as GATED_LINEAR_ATTENTION
 from nas.kernels.moe.benchmark import FAMILIES as MOE
+from nas.kernels.newton.benchmark import FAMILIES as NEWTON
 from nas.kernels.report import table, write_report
 from nas.kernels.selective_scan.benchmark import FAMILIES as SELECTIVE_SCAN
 
@@ -37,12 +39,14 @@ FAMILIES: dict[str, Family] = {
     for family in (
         *DIAGONAL_SCAN,
         *ATTENTION,
+        *BLOCK_SCAN,
         *CAUSAL_CONV1D,
         *FFT_CONVOLUTION,
         *FUSED_RNN,
         *GATED_DELTA_RULE,
         *GATED_LINEAR_ATTENTION,
         *MOE,
+        *NEWTON,
         *SELECTIVE_SCAN,
     )
 }

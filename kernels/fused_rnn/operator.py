@@ -18,8 +18,8 @@ from nas.kernels.fused_rnn.cpu import GATES, STATES, States, fused_rnn_step, ini
 
 __all__ = ["GATES", "STATES", "fused_rnn", "fused_rnn_step", "initial_states"]
 
-LARGEST_WIDTH = 128
-"""Of a head, in Triton: the matrices of its gates stay on the chip."""
+LARGEST_WIDTH = {torch.bfloat16: 128, torch.float16: 128, torch.float32: 64}
+"""Of a head in Triton: its gates' matrices stay on the chip, 136 KiB of it at these widths."""
 
 
 def fused_rnn(
@@ -53,12 +53,13 @@ def fused_rnn(
         initial_state: the cell's states before the first step, (h,), (h, c) or (h, c, n, m), each
             [B, H, d]; None means `initial_states`.
         backend: "reference", "cpu" or "triton"; None chooses by NAS_KERNEL_BACKEND or the device,
-            and plain torch on a GPU where Triton's kernels cannot: d > 128, or float64.
+            and plain torch on a GPU where Triton's kernels cannot (`LARGEST_WIDTH`): d > 128 in
+            half types, d > 64 in float32, and float64.
 
     Returns:
         h [B, L, H, d] in the type of `gates`, and the states after the last step, fresh tensors
-        [B, H, d], at least float32. Triton multiplies in the type of `gates`, plain torch in
-        float32 at least.
+        [B, H, d], at least float32. Triton multiplies in the type of `gates` (float32 as
+        three products of tf32), plain torch in float32 at least.
 
     Raises:
         ValueError: no such cell or backend, shapes or devices that do not belong together, or
@@ -83,10 +84,12 @@ def fused_rnn(
 
 
 def _refusal(gates: Tensor) -> str | None:
-    if gates.shape[-1] > LARGEST_WIDTH:
-        return f"Triton's kernels hold heads of d <= {LARGEST_WIDTH}, and d is {gates.shape[-1]}"
-    if gates.dtype == torch.float64:
-        return "Triton's kernels compute in float32, and gates are float64"
+    """Say why Triton's kernels cannot run on these; None if they can."""
+    if gates.dtype not in LARGEST_WIDTH:
+        return f"Triton's kernels compute in float32, and gates are {gates.dtype}"
+    largest, width = LARGEST_WIDTH[gates.dtype], gates.shape[-1]
+    if width > largest:
+        return f"Triton's kernels hold {gates.dtype} heads of d <= {largest}, and d is {width}"
     return None
 
 
@@ -105,8 +108,10 @@ def _check(
             f"and are {list(gates.shape)}"
         )
     batch, _, count, heads, width = gates.shape
-    tensors, shapes = {"gates": gates, "recurrent": recurrent}, {}
-    shapes["recurrent"] = ("[H, G, d, d]", (heads, count, width, width))
+    tensors = {"gates": gates, "recurrent": recurrent}
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {
+        "recurrent": ("[H, G, d, d]", (heads, count, width, width))
+    }
     if bias is not None:
         tensors["bias"], shapes["bias"] = bias, ("[G, H, d]", (count, heads, width))
     if initial_state is not None:
@@ -116,7 +121,7 @@ def _check(
             name = f"initial_state[{i}]"
             tensors[name], shapes[name] = state, ("[B, H, d]", (batch, heads, width))
     for name, tensor in tensors.items():
-        letters, shape = shapes.get(name, ("", tensor.shape))
+        letters, shape = shapes.get(name, ("", tuple(tensor.shape)))
         if tensor.shape != shape:
             raise ValueError(
                 f"{name} must be {letters} = {list(shape)}, and is {list(tensor.shape)}"

@@ -7,9 +7,16 @@ import torch
 from torch import Tensor
 
 from nas.kernels.fused_rnn import cpu, reference
-from nas.kernels.fused_rnn.operator import GATES, STATES, fused_rnn, fused_rnn_step, initial_states
+from nas.kernels.fused_rnn.operator import (
+    GATES,
+    LARGEST_WIDTH,
+    STATES,
+    fused_rnn,
+    fused_rnn_step,
+    initial_states,
+)
 from tests.kernels import harness
-from tests.kernels.harness import relative_error
+from tests.kernels.harness import DEVICES, GPU, INTERPRETING, relative_error
 
 CELLS = list(GATES)
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13, torch.bfloat16: 1e-2, torch.float16: 2e-3}
@@ -410,3 +417,112 @@ def test_tensors_that_do_not_fit() -> None:
         fused_rnn("lstm", gates, recurrent.long())
     with pytest.raises(ValueError, match="gates are on cpu and recurrent on meta"):
         fused_rnn("lstm", gates, recurrent.to("meta"))
+
+
+def test_triton_refuses_what_its_kernels_cannot() -> None:
+    pytest.importorskip("triton")
+    for dtype, width, message in [
+        (torch.bfloat16, 130, r"bfloat16 heads of d <= 128, and d is 130: choose 'cpu'"),
+        (torch.float32, 65, r"float32 heads of d <= 64, and d is 65"),
+        (torch.float64, 4, "gates are torch.float64"),
+    ]:
+        gates = torch.zeros(1, 2, 4, 1, width, dtype=dtype, device="meta")
+        matrices = torch.zeros(1, 4, width, width, dtype=dtype, device="meta")
+        with pytest.raises(ValueError, match=message):
+            fused_rnn("lstm", gates, matrices, backend="triton")
+
+
+# -- Triton ------------------------------------------------------------------------------------
+
+# Small: the interpreter takes milliseconds for every step of a program. (B, L, H, d)
+TRITON_CASES = [
+    ((1, 1, 1, 3), torch.float32, True, False),
+    ((2, 5, 2, 16), torch.float32, False, True),
+    ((17, 3, 1, 20), torch.float32, True, True),
+    ((2, 4, 2, 7), torch.bfloat16, True, True),
+]
+# The interpreter cuts a bfloat16 off where a GPU rounds it: twice the error.
+TRITON_TOLERANCE = {
+    torch.float32: 1e-5,
+    torch.bfloat16: 2e-2 if INTERPRETING else 1e-2,
+    torch.float16: 3e-3,
+}
+
+
+@pytest.mark.parametrize(("sizes", "dtype", "bias", "initial"), TRITON_CASES)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton(guarded_memory, in_padding, device, cell, sizes, dtype, bias, initial) -> None:
+    arguments, grads = make(cell, sizes, bias=bias, initial=initial, dtype=dtype, device=device)
+    arguments = {k: None if x is None else in_padding(x) for k, x in arguments.items()}
+    grads = [None if g is None else in_padding(g) for g in grads]
+    out = results(fused_rnn, cell, arguments, grads, backend="triton")
+    check(cell, out, arguments, grads, TRITON_TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("strength", ["open", "shut"])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_gates(guarded_memory, device, cell, strength) -> None:
+    arguments, grads = make(cell, (2, 4, 1, 5), offset=STRENGTHS[strength], device=device)
+    out = results(fused_rnn, cell, arguments, grads, backend="triton")
+    wanted = {k: x.float() for k, x in expected(cell, arguments, grads).items()}
+    harness.check(out, wanted, 1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_reads_repeated_and_transposed_tensors(device) -> None:
+    arguments, grads = make("slstm", (2, 6, 2, 4), device=device)
+    arguments["gates"] = arguments["gates"][:, :1].expand(arguments["gates"].shape)
+    arguments["recurrent"] = arguments["recurrent"].mT.contiguous().mT
+    grads[0] = grads[0][..., :1].expand(grads[0].shape)
+    out = results(fused_rnn, "slstm", arguments, grads, backend="triton")
+    check("slstm", out, arguments, grads, 1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(16, 1000, 2, 64), (3, 63, 4, 60), (40, 256, 1, 128)])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("device", GPU)
+def test_triton_at_full_size(guarded_memory, device, cell, sizes) -> None:
+    for dtype, tolerance in TRITON_TOLERANCE.items():
+        if sizes[-1] > LARGEST_WIDTH[dtype]:
+            continue
+        arguments, grads = make(cell, sizes, dtype=dtype, device=device)
+        out = results(fused_rnn, cell, arguments, grads, backend="triton")
+        check(cell, out, arguments, grads, max(tolerance, 1e-4))
+
+
+@pytest.mark.parametrize("device", GPU)
+def test_what_triton_cannot_runs_in_plain_torch(device) -> None:
+    arguments, grads = make("gru", (2, 20, 1, 160), device=device)
+    out = results(fused_rnn, "gru", arguments, grads)
+    check("gru", out, arguments, grads, 1e-5)
+
+
+def test_triton_kernels_in_the_interpreter(in_the_interpreter) -> None:
+    if INTERPRETING:
+        pytest.skip("this is that process")
+    in_the_interpreter(__file__, "interpreter")
+
+
+@pytest.mark.parametrize("number", ["bf16", "fp32"])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("kernel", ["forward_kernel", "backward_kernel"])
+def test_triton_kernels_compile_for_a_gpu_that_is_not_here(kernel, cell, number) -> None:
+    pytest.importorskip("triton")
+    if INTERPRETING:
+        pytest.skip("nothing compiles in the interpreter")
+    import triton.language as tl
+
+    from nas.kernels.fused_rnn import triton as kernels
+
+    function = getattr(kernels, kernel)
+    names = function.fn.arg_names
+    types = {name: f"*{number}" if name.endswith("_ptr") else "i32" for name in names}
+    states = ["initial_ptr", "final_ptr", "trace_ptr", "grad_final_ptr", "grad_initial_ptr"]
+    states += ["before_ptr"] if cell != "gru" else []
+    types |= dict.fromkeys(states, "*fp32")
+    constants = {"CELL": cell, "G": GATES[cell], "WIDTH": 12, "HAS_BIAS": True}
+    constants |= {"HAS_INITIAL": number == "bf16", "BLOCK_B": 16, "BLOCK_D": 16}
+    constants |= {"DOT": tl.bfloat16 if number == "bf16" else tl.float32, "PRECISION": "tf32x3"}
+    harness.compile_for_hopper(function, types, constants, num_warps=4, enable_fp_fusion=True)
