@@ -33,6 +33,7 @@ from nas.kernels.moe.benchmark import FAMILIES as MOE
 from nas.kernels.newton.benchmark import FAMILIES as NEWTON
 from nas.kernels.report import table, write_report
 from nas.kernels.selective_scan.benchmark import FAMILIES as SELECTIVE_SCAN
+from nas.kernels.softmax_scan.benchmark import FAMILIES as SOFTMAX_SCAN
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -48,6 +49,7 @@ FAMILIES: dict[str, Family] = {
         *MOE,
         *NEWTON,
         *SELECTIVE_SCAN,
+        *SOFTMAX_SCAN,
     )
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
