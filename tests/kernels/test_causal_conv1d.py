@@ -8,7 +8,7 @@ from torch import Tensor
 from nas.kernels.causal_conv1d import cpu, reference
 from nas.kernels.causal_conv1d.operator import causal_conv1d, causal_conv1d_step
 from tests.kernels import harness
-from tests.kernels.harness import relative_error
+from tests.kernels.harness import DEVICES, GPU, INTERPRETING, relative_error
 
 NAMES = ("x", "weight", "bias", "initial_state")
 OUTPUTS = ("y", "final_state")
@@ -295,3 +295,122 @@ def test_types_that_do_not_fit() -> None:
     for name, x in arguments.items():
         with pytest.raises(TypeError, match=f"{name} must be of a real floating-point type"):
             causal_conv1d(**arguments | {name: x.long()})
+
+
+# -- Triton ------------------------------------------------------------------------------------
+
+# Small: the interpreter takes milliseconds for every row of a block. (Length, width, taps,
+# dilation): classes without a token, shorter than the window, and longer than a span.
+TRITON_SHAPES = [
+    (1, 1, 1, 1),
+    (2, 5, 4, 1),
+    (17, 33, 3, 1),
+    (40, 7, 4, 1),
+    (23, 5, 2, 4),
+    (3, 6, 4, 5),
+    (19, 3, 8, 1),
+]
+# The interpreter cuts a bfloat16 off where a GPU rounds it: twice the error.
+TRITON_TOLERANCE = {**TOLERANCE, torch.bfloat16: 1e-2 if INTERPRETING else 5e-3}
+
+
+@pytest.fixture
+def short_spans(monkeypatch) -> None:
+    """Let a program answer for 16 tokens, so that a short sequence has several."""
+    pytest.importorskip("triton")
+    from nas.kernels.causal_conv1d import triton as kernels
+
+    monkeypatch.setattr(kernels, "SPAN", 16)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "activation", "given"),
+    [
+        (torch.float32, "silu", "both"),
+        (torch.float32, None, "none"),
+        (torch.bfloat16, "silu", "both"),
+    ],
+)
+@pytest.mark.parametrize(("length", "width", "taps", "dilation"), TRITON_SHAPES)
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton(
+    guarded_memory, in_padding, short_spans, device, length, width, taps, dilation, dtype,
+    activation, given,
+) -> None:  # fmt: skip
+    shape = (1 if length > 20 else 2, length, width)
+    arguments, grads = make(shape, taps, dilation, given, dtype, device)
+    arguments = {name: x if x is None else in_padding(x) for name, x in arguments.items()}
+    grads = [in_padding(x) for x in grads]
+    keywords = {"dilation": dilation, "activation": activation}
+    out = results(causal_conv1d, arguments, grads, **keywords, backend="triton")
+    harness.check(out, expected(arguments, grads, **keywords), TRITON_TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_in_other_types(guarded_memory, device, dtype) -> None:
+    arguments, grads = make((1, 20, 7), dtype=dtype, device=device)
+    out = results(causal_conv1d, arguments, grads, activation="silu", backend="triton")
+    harness.check(out, expected(arguments, grads, activation="silu"), TRITON_TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_reads_repeated_and_transposed_tensors(device) -> None:
+    arguments, grads = make((2, 20, 6), device=device)
+    x, weight, bias, state = arguments.values()
+    changed = (x[:, :1].expand(2, 20, 6), weight.T.contiguous().T, bias[:1].expand(6))
+    arguments = dict(zip(NAMES, (*changed, state[:1].expand(2, 3, 6)), strict=True))
+    grads = grads[0][:1, :1].expand(2, 20, 6), grads[1].mT.contiguous().mT
+    out = results(causal_conv1d, arguments, grads, backend="triton")
+    harness.check(out, expected(arguments, grads), 1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_keeps_what_is_not_finite_where_it_is(short_spans, device) -> None:
+    arguments, _ = make((1, 40, 3), given="bias", device=device)
+    arguments["x"][:, 30] = float("inf")
+    y, _ = causal_conv1d(**arguments, activation="silu", backend="triton")
+    assert y[:, :30].isfinite().all()
+    assert not y[:, 30:34].isfinite().all(1).any()
+    assert y[:, 34:].isfinite().all()
+
+
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.parametrize(("taps", "dilation"), [(1, 1), (4, 1), (8, 2), (3, 700)])
+@pytest.mark.parametrize("shape", [(2, 1000, 60), (8, 2048, 256), (3, 63, 128)])
+@pytest.mark.parametrize("device", GPU)
+def test_triton_at_full_size(guarded_memory, device, shape, taps, dilation, activation) -> None:
+    keywords = {"dilation": dilation, "activation": activation}
+    for dtype in (torch.float32, torch.bfloat16):
+        arguments, grads = make(shape, taps, dilation, dtype=dtype, device=device)
+        out = results(causal_conv1d, arguments, grads, **keywords)
+        harness.check(out, expected(arguments, grads, **keywords), TOLERANCE[dtype])
+
+
+def test_triton_kernels_in_the_interpreter(in_the_interpreter) -> None:
+    if INTERPRETING:
+        pytest.skip("this is that process")
+    in_the_interpreter(__file__, "interpreter")
+
+
+@pytest.mark.parametrize(
+    ("number", "taps", "silu", "given"),
+    [("bf16", 4, True, True), ("fp32", 8, True, True), ("fp32", 1, False, False)],
+)
+@pytest.mark.parametrize("kernel", ["_forward_kernel", "_backward_kernel"])
+def test_triton_kernels_compile_for_a_gpu_that_is_not_here(
+    kernel, number, taps, silu, given
+) -> None:
+    triton = pytest.importorskip("triton")
+    if INTERPRETING:
+        pytest.skip("nothing compiles in the interpreter")
+    from nas.kernels.causal_conv1d import triton as kernels
+
+    function = getattr(kernels, kernel)
+    constants = {"width": 60, "taps": taps, "dilation": 2, "stride_x": 120, "stride_g": 60}
+    constants |= {"NUMBER": triton.language.float32, "HAS_BIAS": given, "HAS_INITIAL": given}
+    constants |= {"SILU": silu, "BLOCK": 64, "ROWS": 8}
+    names = function.fn.arg_names
+    types = {name: f"*{number}" if name.endswith("_ptr") else "i32" for name in names}
+    types["sums_ptr"] = "*fp32"
+    harness.compile_for_hopper(function, types, constants, num_warps=1, enable_fp_fusion=True)
