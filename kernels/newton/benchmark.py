@@ -41,7 +41,7 @@ def _family(
             )
             return found.states
 
-        return [Candidate("nas", ours), Candidate("loop over split(1)", loop)]
+        return [Candidate("nas", ours), Candidate("loop over unbind(1)", loop)]
 
     def work(shape: Sizes) -> Work:
         batch, length, width = shape

@@ -24,8 +24,8 @@ def newton_scan(
     """
     state = initial_state.unsqueeze(1)
     outputs = []
-    # split, not x[:, t]: the gradient of a slice is a whole tensor, at every step.
-    for parts in zip(*(x.split(1, dim=1) for x in inputs), strict=True):
-        state = step(state, *parts)
+    # unbind, not x[:, t]: the gradient of a slice is a whole tensor, at every step.
+    for parts in zip(*(x.unbind(1) for x in inputs), strict=True):
+        state = step(state, *(part.unsqueeze(1) for part in parts))
         outputs.append(state)
     return torch.cat(outputs, dim=1), state.squeeze(1)
