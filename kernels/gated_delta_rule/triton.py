@@ -103,7 +103,7 @@ class _Prepared(NamedTuple):
     start: Tensor
     end: Tensor
     sizes: tuple[int, int, int]  # L, chunks, H
-    constants: dict[str, Any]  # of all kernels
+    constants: dict[str, Any]  # of all kernels, and how they are compiled
     gates: dict[str, Any]  # constants of kernels that read gates
     reads: int  # rows of a chunk's queries
 
@@ -145,6 +145,7 @@ def _prepare(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gate: Tensor | N
         sizes=(length, chunks, heads),
         constants={
             "WIDTH": width, "VALUES": values, "SUBSTEPS": substeps, "TOKENS": tokens, "ROWS": ROWS,
+            "enable_fp_fusion": True,
             # The interpreter's arithmetic in bfloat16 is wrong.
             "NUMBER": tl.bfloat16 if halves and not interpreting() else tl.float32,
             "BLOCK_K": max(16, triton.next_power_of_2(width)),

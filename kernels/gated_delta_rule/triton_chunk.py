@@ -49,6 +49,13 @@ def store_rows(ptr, values, start, rows, step, count, columns, WIDTH: tl.constex
 
 
 @triton.jit
+def store_columns(ptr, values, start, rows, step, count, columns, WIDTH: tl.constexpr):
+    """Store what `load_columns` loads."""
+    at = (start + rows.to(tl.int64) * step)[None, :] * WIDTH + columns[:, None]
+    tl.store(ptr + at, values, mask=(rows < count)[None, :] & (columns < WIDTH)[:, None])
+
+
+@triton.jit
 def load_gates(ptr, start, rows, heads, tokens, FLOOR: tl.constexpr, SUBSTEPS: tl.constexpr):
     """Load the log gates of sub-steps: 0 where there is none, as after a token's first one."""
     there = (rows % SUBSTEPS == 0) & (rows // SUBSTEPS < tokens)
@@ -76,13 +83,12 @@ def decays(gates, rows, reads, HAS_GATE: tl.constexpr, TRANSPOSED: tl.constexpr)
         causal = rows[:, None] <= reads[None, :]
     else:
         causal = reads[:, None] >= rows[None, :]
-    gamma = causal.to(tl.float32)
-    if HAS_GATE:
-        whole = tl.floor(gates * 256) / 256
-        between = _between(whole, rows, reads, TRANSPOSED)
-        between += _between(gates - whole, rows, reads, TRANSPOSED)
-        gamma = tl.where(causal, tl.exp(between), 0.0)
-    return gamma
+    if not HAS_GATE:
+        return causal.to(tl.float32)
+    whole = tl.floor(gates * 256) / 256
+    between = _between(whole, rows, reads, TRANSPOSED)
+    between += _between(gates - whole, rows, reads, TRANSPOSED)
+    return tl.exp(tl.where(causal, between, float("-inf")))
 
 
 @triton.jit

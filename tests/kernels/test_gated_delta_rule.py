@@ -16,7 +16,7 @@ from nas.kernels.gated_delta_rule.operator import (
     gated_delta_rule_step,
 )
 from tests.kernels import harness
-from tests.kernels.harness import relative_error
+from tests.kernels.harness import DEVICES, GPU, INTERPRETING, relative_error
 
 OUTPUTS = ("o", "final_state")
 INPUTS = ("q", "k", "v", "beta", "log_gate", "initial_state")
@@ -415,3 +415,112 @@ def test_tensors_that_do_not_fit() -> None:
             gated_delta_rule(**good | {name: good[name].long()})
     with pytest.raises(ValueError, match="q is on cpu and v on meta"):
         gated_delta_rule(**good | {"v": good["v"].to("meta")})
+
+
+def test_triton_is_refused_where_it_has_no_kernel(monkeypatch) -> None:
+    pytest.importorskip("triton")
+    wide, _ = make((1, 3, 1, 1, 257, 2), device="meta")
+    many, _ = make((1, 3, 33, 1, 4, 2), device="meta")
+    double, _ = make((1, 3, 1, 1, 4, 2), dtype=torch.float64, device="meta")
+    for arguments, message in [(wide, "wider than 256"), (many, "n = 33"), (double, "float64")]:
+        with pytest.raises(ValueError, match=f"the Triton kernels have no .*{message}.*'cpu'"):
+            gated_delta_product(**arguments, backend="triton")
+        # Where it is not asked for by name, plain torch does it.
+        monkeypatch.setenv("NAS_KERNEL_BACKEND", "triton")
+        assert gated_delta_product(**arguments)[0].shape == (1, 3, 1, 2)
+        monkeypatch.delenv("NAS_KERNEL_BACKEND")
+
+
+# -- Triton ------------------------------------------------------------------------------------
+
+# Small and few: the interpreter takes about a second for each.
+TRITON_CASES = [
+    ((1, 35, 1, 2, 5, 4), "mixed", "to two"),
+    ((2, 17, 2, 1, 17, 3), "absent", "to one"),
+    ((1, 12, 3, 1, 6, 18), "strong", "two"),
+    ((1, 1, 1, 1, 1, 1), "weak", "to one"),
+]
+# The interpreter cuts a bfloat16 off where a GPU rounds it: twice the error.
+TRITON_TOLERANCE = {**TOLERANCE, torch.bfloat16: 2e-2 if INTERPRETING else 1e-2}
+
+
+@pytest.mark.parametrize(("shape", "log_gate", "beta"), TRITON_CASES)
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton(guarded_memory, in_padding, device, shape, log_gate, beta) -> None:
+    initial = shape[0] == 1
+    arguments, grads = make(shape, log_gate, beta, initial, device=device)
+    arguments = {name: None if x is None else in_padding(x) for name, x in arguments.items()}
+    out = results(arguments, [in_padding(x) for x in grads], backend="triton", scale=0.3)
+    harness.check(out, expected(arguments, grads, scale=0.3), TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_in_half_types(guarded_memory, device, dtype) -> None:
+    arguments, grads = make((1, 33, 1, 1, 16, 20), "weak", "to one", dtype=dtype, device=device)
+    out = results(arguments, grads, backend="triton")
+    assert out["o"].dtype == out["gradient of k"].dtype == dtype
+    assert out["final_state"].dtype == torch.float32
+    harness.check(out, expected(arguments, grads), TRITON_TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("log_gate", ["floor", "ones and zeros"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_with_repeated_keys_and_extreme_gates(device, log_gate) -> None:
+    arguments, (grad_o, grad_final) = make((1, 34, 1, 1, 8, 6), log_gate, "two", device=device)
+    arguments["k"] = arguments["k"][:, :1].expand(1, 34, 1, 1, 8)
+    arguments["q"] = arguments["q"].mT.contiguous().mT
+    grads = grad_o[:, :1].expand_as(grad_o), grad_final[..., :1].expand_as(grad_final)
+    out = results(arguments, grads, backend="triton")
+    harness.check(out, expected(arguments, grads), TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("log_gate", LOG_GATES)
+@pytest.mark.parametrize("beta", ["to one", "two"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (2, 1000, 1, 2, 128, 128),
+        (1, 333, 2, 3, 60, 96),
+        (1, 100, 3, 1, 256, 40),
+        (3, 63, 1, 2, 64, 7),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("device", GPU)
+def test_triton_at_full_size(guarded_memory, device, dtype, shape, beta, log_gate) -> None:
+    arguments, grads = make(shape, log_gate, beta, dtype=dtype, device=device)
+    out = results(arguments, grads, backend="triton")
+    harness.check(out, expected(arguments, grads), TRITON_TOLERANCE[dtype])
+
+
+def test_triton_kernels_in_the_interpreter(in_the_interpreter) -> None:
+    if INTERPRETING:
+        pytest.skip("this is that process")
+    in_the_interpreter(__file__, "interpreter")
+
+
+KERNELS = ["solve", "states", "output", "local", "grad_states", "gradient"]
+
+
+@pytest.mark.parametrize(("number", "gate", "substeps"), [("bf16", True, 1), ("fp32", False, 2)])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_triton_kernels_compile_for_a_gpu_that_is_not_here(kernel, number, gate, substeps) -> None:
+    pytest.importorskip("triton")
+    if INTERPRETING:
+        pytest.skip("nothing compiles in the interpreter")
+    import triton.language as tl
+
+    from nas.kernels.gated_delta_rule import triton as kernels
+
+    function = getattr(kernels, f"{kernel}_kernel")
+    constants = {"WIDTH": 20, "VALUES": 32, "SUBSTEPS": substeps, "TOKENS": 32 // substeps}
+    constants |= {"ROWS": 32, "READS": max(16, 32 // substeps), "BLOCK_K": 32, "BLOCK_V": 16}
+    constants |= {"HAS_GATE": gate, "HAS_INITIAL": gate, "FLOOR": LOG_GATE_FLOOR}
+    constants["NUMBER"] = tl.bfloat16 if number == "bf16" else tl.float32
+    names = function.fn.arg_names
+    types = {name: f"*{number}" if name.endswith("_ptr") else "i32" for name in names}
+    options = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
+    wide = ["gate", "inverse", "start", "end", "initial", "final", "grad_final", "grad_initial"]
+    types |= {f"{name}_ptr": "*fp32" for name in (*wide, "grad_gate")} | {"scale": "fp32"}
+    harness.compile_for_hopper(function, types, constants, **options)
