@@ -23,8 +23,8 @@ from nas.kernels.attention.pattern import (
     Pattern,
     Prefix,
     Tile,
-    prefix_visible,
 )
+from nas.kernels.attention.visible import prefix_visible
 
 # Scores computed at a time. They are read and written some ten times: they should stay in a cache.
 SCORES = 2**18

@@ -23,7 +23,8 @@ __all__ = ["attention", "attention_step"]
 
 SCORES = ("softmax", "sigmoid")
 LARGEST_HEAD = 256  # of the Triton kernels
-LARGEST_BLOCK = 128  # of landmark attention in the Triton kernels: one tile of keys
+LARGEST_BLOCK = 128  # of landmark attention
+LARGEST_TILE = 2**13  # of a landmark block and its channels, each up to a power of 2
 
 
 def attention(
@@ -58,8 +59,9 @@ def attention(
             (Press et al. 2022, "ALiBi").
         backend: "reference", "cpu" or "triton"; None chooses by NAS_KERNEL_BACKEND or the device,
             but leaves a softmax over all keys, or those before, to torch's own attention. Triton
-            takes heads of up to 256 channels, landmark blocks of up to 128 tokens and no float64:
-            beyond, the plain-torch path runs on its device, which is slower.
+            takes heads of up to 256 channels, landmark blocks of up to 64 tokens of 128 channels
+            (or 128 of 64) and no float64: beyond, the plain-torch path runs on its device, which
+            is slower.
 
     Returns:
         [B, L, H, d] in the promoted type of q, k and v (scores and sums are at least float32).
@@ -144,8 +146,18 @@ def _check(
 
 def _in_triton(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> bool:
     """Whether the Triton kernels take this; otherwise the plain-torch path runs on the device."""
-    fits = q.shape[3] <= LARGEST_HEAD and torch.float64 not in (q.dtype, k.dtype, v.dtype)
-    return fits and not (isinstance(pattern, Landmark) and pattern.block > LARGEST_BLOCK)
+    width = q.shape[3]
+    if width > LARGEST_HEAD or torch.float64 in (q.dtype, k.dtype, v.dtype):
+        return False
+    if isinstance(pattern, Landmark):
+        # A block is one tile of keys.
+        block = _tile(pattern.block)
+        return block <= LARGEST_BLOCK and block * _tile(width) <= LARGEST_TILE
+    return True
+
+
+def _tile(size: int) -> int:
+    return max(16, 1 << (size - 1).bit_length())
 
 
 def _implementation(backend: str) -> ModuleType:
@@ -192,7 +204,8 @@ def _(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    shape = q.shape[:3] if score == "softmax" and backend == "triton" else (0,)
+    batch, length, heads, _ = q.shape
+    shape = (batch, heads, length) if score == "softmax" and backend == "triton" else (0,)
     lse = q.new_empty(shape, dtype=torch.promote_types(dtype, torch.float32))
     return q.new_empty(q.shape, dtype=dtype), lse
 

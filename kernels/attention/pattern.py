@@ -5,14 +5,22 @@ L rows over M keys has the position r + M - L: in a layer L = M, and a token tha
 last of the keys so far. A query before the first key (L > M) sees nothing, where its pattern looks
 back only.
 
-Every pattern says once what is visible, in an expression that holds for numbers, for tensors and
-for the language of Triton, whose kernels compile these same functions. Its `tiles` say which keys
-the queries of a tile may need, so that no cost arises from the others.
+Every pattern says once what is visible, in the functions of `visible.py`, which the Triton kernels
+compile too. Its `tiles` say which keys the queries of a tile may need, so that no cost arises from
+the others.
 """
 
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
+
+from nas.kernels.attention.visible import (
+    band_visible,
+    chunk_visible,
+    fixed_visible,
+    landmark_visible,
+    prefix_visible,
+)
 
 UNLIMITED = 2**30
 """A reach beyond every sequence, whose sum with a position still has 32 bits."""
@@ -33,33 +41,6 @@ class Tile(NamedTuple):
     rows: range
     keys: tuple[range, ...]
     clear: range
-
-
-def band_visible(i: Any, j: Any, before: Any, after: Any, stride: Any) -> Any:
-    """Whether key j is at most `before` back or `after` ahead of i, in whole strides."""
-    near = (i - j <= before) & (j - i <= after)
-    return near if stride == 1 else near & ((i - j) % stride == 0)
-
-
-def chunk_visible(i: Any, j: Any, size: Any, after: Any) -> Any:
-    """Whether key j is in the chunk of i, and at most `after` ahead."""
-    # The rounding of negative positions differs between languages.
-    return (i >= 0) & (i // size == j // size) & (j - i <= after)
-
-
-def fixed_visible(i: Any, j: Any, stride: Any, summary: Any) -> Any:
-    """Whether key j <= i is in the block of i, or among the last `summary` of a block."""
-    return (j <= i) & ((i // stride == j // stride) | (j % stride >= stride - summary))
-
-
-def prefix_visible(i: Any, j: Any, length: Any) -> Any:
-    """Whether key j is not after i, or in the prefix."""
-    return (j <= i) | (j < length)
-
-
-def landmark_visible(i: Any, j: Any, block: Any) -> Any:
-    """Whether key j <= i has a part in the softmax of i: all but the landmark of i's own block."""
-    return (j <= i) & ((i // block != j // block) | (j % block != block - 1))
 
 
 @dataclass(frozen=True)
