@@ -134,10 +134,12 @@ class _FusedRNN(torch.autograd.Function):
         ctx.cell = cell
         ctx.save_for_backward(gates, recurrent, bias, initial_state, h, trace)
         ctx.mark_non_differentiable(trace)
+        ctx.set_materialize_grads(False)
+        ctx.final_shape = final_state.shape
         return h, final_state, trace
 
     @staticmethod
-    def backward(ctx: Any, grad_h: Tensor, grad_final: Tensor, _: Tensor) -> Any:
+    def backward(ctx: Any, grad_h: Tensor | None, grad_final: Tensor | None, _: None) -> Any:
         if torch.is_grad_enabled():
             # Not once_differentiable: that takes the gradient for a constant without a word.
             raise RuntimeError(
@@ -145,6 +147,8 @@ class _FusedRNN(torch.autograd.Function):
                 "create_graph=True"
             )
         gates, recurrent, bias, initial_state, h, trace = ctx.saved_tensors
+        grad_h = torch.zeros_like(h) if grad_h is None else grad_h
+        grad_final = trace.new_zeros(ctx.final_shape) if grad_final is None else grad_final
         grads = rnn_backward(
             ctx.cell, gates, recurrent, bias, initial_state, h, trace, grad_h, grad_final
         )
@@ -190,7 +194,8 @@ def rnn_forward(
     else:
         _slstm_forward(x, h, trace, state, matrices)
     final_state = torch.cat([h[None, -1], trace[:, -1]])
-    return h.to(gates.dtype).transpose(0, 1).contiguous(), final_state, trace
+    out = torch.empty((batch, length, heads, width), dtype=gates.dtype, device=gates.device)
+    return out.copy_(h.transpose(0, 1)), final_state, trace
 
 
 def rnn_backward(

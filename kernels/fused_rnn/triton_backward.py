@@ -29,7 +29,7 @@ def _load_before(ptr, stride, inside, COUNT: tl.constexpr):
 
 
 @autotune(CONFIGS, key=["WIDTH", "CELL"])
-@triton.jit(do_not_specialize=["length", "batch"])
+@triton.jit(do_not_specialize=["length", "batch", "heads"])
 def backward_kernel(
     gates_ptr, carried_ptr, recurrent_ptr, bias_ptr, initial_ptr, before_ptr,
     grad_h_ptr, grad_final_ptr, grad_gates_ptr, grad_new_ptr, grad_initial_ptr,

@@ -21,7 +21,7 @@ CONFIGS = [triton.Config({}, num_warps=warps) for warps in (8, 4)]
 
 
 @autotune(CONFIGS, key=["WIDTH", "CELL"])
-@triton.jit(do_not_specialize=["length", "batch"])
+@triton.jit(do_not_specialize=["length", "batch", "heads"])
 def forward_kernel(
     gates_ptr, recurrent_ptr, bias_ptr, initial_ptr, h_ptr, trace_ptr, final_ptr,
     length, batch, heads, gates_b, gates_l, gates_g, gates_h,

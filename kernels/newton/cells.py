@@ -46,7 +46,7 @@ def diagonal_lstm(state: Tensor, x: Tensor, weights: Tensor) -> Tensor:
     a_f, a_z, a_o, p_f, p_o = weights
     forget = torch.sigmoid(x_f + a_f * h + p_f * c)
     c = torch.lerp(torch.tanh(x_z + a_z * h), c, forget)
-    return torch.stack([c, torch.sigmoid(x_o + a_o * h + p_o * c) * torch.tanh(c)], dim=-1)
+    return _pair(c, torch.sigmoid(x_o + a_o * h + p_o * c) * torch.tanh(c))
 
 
 def diagonal_lem(state: Tensor, x: Tensor, weights: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def diagonal_lem(state: Tensor, x: Tensor, weights: Tensor) -> Tensor:
     a_1, a_2, a_z, a_y = weights
     z = torch.lerp(z, torch.tanh(x_z + a_z * y), torch.sigmoid(x_1 + a_1 * y))
     y = torch.lerp(y, torch.tanh(x_y + a_y * z), torch.sigmoid(x_2 + a_2 * y))
-    return torch.stack([y, z], dim=-1)
+    return _pair(y, z)
 
 
 def dense_rnn(h: Tensor, x: Tensor, recurrent: Tensor) -> Tensor:
@@ -83,3 +83,8 @@ def dense_rnn(h: Tensor, x: Tensor, recurrent: Tensor) -> Tensor:
         The next states [..., N].
     """
     return torch.tanh(x + torch.nn.functional.linear(h, recurrent))
+
+
+def _pair(first: Tensor, second: Tensor) -> Tensor:
+    """Stack along a new last dimension; in memory along the one before, which is much faster."""
+    return torch.stack([first, second], dim=-2).mT

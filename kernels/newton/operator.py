@@ -271,7 +271,13 @@ def _check_result(after: Tensor, before: Tensor) -> None:
 def _apply(form: str, slope: Tensor, states: Tensor) -> Tensor:
     if form == "diagonal":
         return slope * states
-    return (slope @ states.unsqueeze(-1)).squeeze(-1)
+    if form == "dense":
+        return (slope @ states.unsqueeze(-1)).squeeze(-1)
+    # A row at a time: as products of matrices, or with a sum over two numbers, it takes thrice as
+    # long. Components side by side are also what a scan reads fastest.
+    first, second = states.unbind(-1)
+    rows = [slope[..., i, 0] * first + slope[..., i, 1] * second for i in range(2)]
+    return torch.stack(rows, dim=-2).mT
 
 
 def _scan(form: str, slope: Tensor, offset: Tensor, initial: Tensor, backend: str) -> Tensor:
