@@ -99,12 +99,17 @@ class _CausalConv1d(torch.autograd.Function):
                 "create_graph=True"
             )
         x, weight, bias, initial_state = ctx.saved_tensors
-        grads = conv_backward(
+        grad_x, grad_weight, grad_bias, grad_initial = conv_backward(
             x, weight, bias, initial_state, grad_y, grad_final, ctx.dilation, ctx.activation
         )
-        if bias is None:
-            grads = *grads[:2], None, grads[3]
-        return *grads[:3], None if initial_state is None else grads[3], None, None
+        return (
+            grad_x,
+            grad_weight,
+            None if bias is None else grad_bias,
+            None if initial_state is None else grad_initial,
+            None,
+            None,
+        )
 
 
 def conv_forward(

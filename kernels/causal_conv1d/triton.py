@@ -125,7 +125,9 @@ def _spans(length: int, dilation: int) -> int:
     return triton.cdiv(triton.cdiv(length, dilation), SPAN)
 
 
-def _grid(batch: int, length: int, width: int, dilation: int) -> Callable[[dict], tuple[int]]:  # type: ignore[type-arg]
+def _grid(
+    batch: int, length: int, width: int, dilation: int
+) -> Callable[[dict[str, int]], tuple[int]]:
     walks = batch * dilation * _spans(length, dilation)
     return lambda config: (walks * triton.cdiv(width, config["BLOCK"]),)
 

@@ -47,17 +47,13 @@ def _candidates(shape: Sizes, device: torch.device, backend: str | None) -> list
 
 def _mlp_candidates(shape: Sizes, device: torch.device, backend: str | None) -> list[Candidate]:
     candidates = [
-        Candidate("nas", lambda *inputs: expert_mlp(*inputs, F.silu, backend=backend)),
+        Candidate("nas", partial(expert_mlp, activation=F.silu, backend=backend)),
         Candidate("every expert on every token, masked", _dense),
         Candidate("split and cat by autograd", _split),
     ]
     if hasattr(F, "grouped_mm"):
         candidates.append(Candidate("torch grouped_mm", _torch_grouped))
     return candidates
-
-
-def _mlp_reference(x: Tensor, experts: Tensor, weights: Tensor, *w: Tensor) -> Tensor:
-    return reference.expert_mlp(x, experts, weights, *w, F.silu)
 
 
 def _dense(x: Tensor, experts: Tensor, weights: Tensor, *w: Tensor) -> Tensor:
@@ -136,7 +132,7 @@ FAMILIES = (
         dimensions="TDFEK",
         shapes=_SHAPES,
         inputs=_mlp_inputs,
-        reference=_mlp_reference,
+        reference=partial(reference.expert_mlp, activation=F.silu),
         candidates=_mlp_candidates,
         work=partial(_work, products=2),
         tolerance=_TOLERANCE,

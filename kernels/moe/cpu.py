@@ -153,7 +153,9 @@ class _GroupedMM(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         _refuse_a_second_derivative()
-        return *grouped_mm_backward(*ctx.saved_tensors, grad), None
+        x, w, ends = ctx.saved_tensors
+        grad_x, grad_w = grouped_mm_backward(x, w, ends, grad)
+        return grad_x, grad_w, None
 
 
 def grouped_mm_forward(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from nas.kernels.moe import cpu, reference
 from nas.kernels.moe.operator import combine, dispatch, expert_mlp, grouped_mm, moe, route
 from tests.kernels import harness
+from tests.kernels.harness import DEVICES, GPU, INTERPRETING
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 LOADS = ("even", "random", "one", "few", "twice")
@@ -250,3 +251,93 @@ def test_parts_that_do_not_fit() -> None:
         grouped_mm(x, w, routing.ends.int())
     with pytest.raises(ValueError, match=r"w_out must be \[E, F, G\] with E, F = 3, 5"):
         expert_mlp(x, assign(8, 3, 2, "even"), torch.zeros(8, 2), w, w, F.silu)
+
+
+# -- Triton ------------------------------------------------------------------------------------
+
+TRITON_SHAPES = [(1, 1, 1, 1, 1), (40, 7, 5, 3, 2), (33, 40, 33, 5, 1)]
+# The interpreter cuts a bfloat16 off where a GPU rounds it.
+TRITON_TOLERANCE = {**TOLERANCE, torch.bfloat16: 2e-2 if INTERPRETING else 1e-2}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("shape", TRITON_SHAPES)
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton(guarded_memory, in_padding, device, shape, load, dtype) -> None:
+    arguments, grad = make(shape, load, dtype, device)
+    for name in ("x", "weights", "w"):
+        arguments[name] = in_padding(arguments[name])
+    out = results(moe, arguments, in_padding(grad), backend="triton")
+    harness.check(out, expected(arguments, grad), TRITON_TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_in_other_types(device, dtype) -> None:
+    arguments, grad = make((40, 7, 5, 3, 2), dtype=dtype, device=device)
+    out = results(moe, arguments, grad, backend="triton")
+    harness.check(out, expected(arguments, grad), max(TRITON_TOLERANCE[dtype], 1e-7))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_reads_any_layout_and_skips_empty_groups(guarded_memory, in_padding, device) -> None:
+    x, w = torch.randn(35, 6).to(device), torch.randn(5, 9, 6).to(device)
+    ends, grad = torch.tensor([0, 33, 33, 35, 35]).to(device), torch.randn(1, 9).to(device)
+    arguments = {"x": in_padding(x.T).T, "w": in_padding(w).mT, "ends": ends}
+    out = results(grouped_mm, arguments, grad.expand(35, 9), backend="triton")
+    oracle = expected(arguments, grad.expand(35, 9), reference.grouped_mm)
+    harness.check(out, oracle, 1e-5)
+    assert not out["gradient of w"][[0, 2, 4]].any()
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize(
+    "shape", [(500, 60, 100, 8, 3), (4096, 512, 1024, 64, 8), (2000, 256, 512, 3, 1)]
+)
+@pytest.mark.parametrize("device", GPU)
+def test_triton_at_full_size(guarded_memory, device, shape, load) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        arguments, grad = make(shape, load, dtype, device)
+        out, again = (results(moe, arguments, grad) for _ in range(2))
+        assert all(torch.equal(out[name], again[name]) for name in out)
+        # Groups in plain torch in float64: a loop over so many tokens would take minutes.
+        doubled = {n: x.double() if x.is_floating_point() else x for n, x in arguments.items()}
+        harness.check(out, results(cpu.moe, doubled, grad.double()), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("device", GPU)
+def test_triton_never_waits_for_the_device(device) -> None:
+    arguments, grad = make((500, 64, 32, 8, 2), dtype=torch.bfloat16, device=device)
+    results(moe, arguments, grad)  # compiles and chooses
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        results(moe, arguments, grad)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def test_triton_kernels_in_the_interpreter(in_the_interpreter) -> None:
+    if INTERPRETING:
+        pytest.skip("this is that process")
+    in_the_interpreter(__file__, "interpreter")
+
+
+@pytest.mark.parametrize("number", ["bf16", "fp32"])
+@pytest.mark.parametrize("kernel", ["_rows_kernel", "_matrices_kernel"])
+def test_triton_kernels_compile_for_a_gpu_that_is_not_here(kernel, number) -> None:
+    triton = pytest.importorskip("triton")
+    if INTERPRETING:
+        pytest.skip("nothing compiles in the interpreter")
+    from nas.kernels.moe import triton as kernels
+
+    function = getattr(kernels, kernel)
+    dot = triton.language.bfloat16 if number == "bf16" else triton.language.float32
+    constants = {"inner": 60, "width": 100, "groups": 5, "GROUPS": 8, "DOT": dot}
+    constants |= {"PRECISION": "tf32" if number == "bf16" else "ieee"}
+    constants |= {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}
+    names = function.fn.arg_names
+    types = {name: f"*{number}" if name.endswith("_ptr") else "i32" for name in names}
+    types["ends_ptr"] = "*i64"
+    harness.compile_for_hopper(function, types, constants, num_warps=4, num_stages=3)
