@@ -35,6 +35,10 @@ CHUNKS = (32, 16, 8)
 HALF_CHUNK_FLOOR = 4 * LOG_GATE_FLOOR
 """Of the sum of one channel's log gates over half a chunk; below it chunks must be shorter."""
 
+SEGMENT_ELEMENTS = 2**18
+"""Of a tensor of a segment: sequences go through in segments whose tensors stay in a core's cache
+and reuse each other's memory. In one piece they take up to twice as long."""
+
 
 def gated_linear_attention(
     q: Tensor,
@@ -151,12 +155,17 @@ def attention_forward(
 ) -> tuple[Tensor, Tensor]:
     """Compute o [B, L, H, V] and the final state [B, H, K, V], fresh tensors, no gradient."""
     out_dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    parts = _take_apart(q, k, v, log_gate, scale, reverse)
-    states = _states(parts, initial_state)
-    o = torch.bmm(parts.scores, parts.v)
-    o.baddbmm_(parts.reading, states[:-1].flatten(0, 1))
-    final_state = states[-1].clone().unflatten(0, (q.shape[0], q.shape[2]))
-    return _put_together(o, v, reverse, out_dtype), final_state
+    gate = _per_channel(log_gate)
+    state = _initial(q, k, v, initial_state)
+    o = torch.empty(v.shape, dtype=out_dtype, device=v.device)
+    for part in _segments(q, v, reverse):
+        parts = _take_apart(*_cut(part, q, k, v, gate), reverse)
+        states = _states(parts.writing, parts.v, parts.decay, state)
+        out = torch.bmm(parts.scores, parts.v)
+        out.baddbmm_(parts.reading, states[:-1].flatten(0, 1), beta=scale, alpha=scale)
+        _put_back(out, o[:, part], reverse)
+        state = states[-1]
+    return o, state.clone().unflatten(0, (q.shape[0], q.shape[2]))
 
 
 def attention_backward(
@@ -189,69 +198,93 @@ def attention_backward(
         The gradients of q, k, v and log_gate in their shapes and types (of log_gate an empty
         tensor where that is None), and of the initial state [B, H, K, V] in the type of the final.
     """
-    batch, _, heads, _ = q.shape
-    parts = _take_apart(q, k, v, log_gate, scale, reverse)
-    states = _states(parts, initial_state)
+    gate = _per_channel(log_gate)
+    segments = _segments(q, v, reverse)
+    # The states that enter the segments; within each they are computed again.
+    entering = [_initial(q, k, v, initial_state)]
+    for part in segments[:-1]:
+        entering.append(_leaving_state(*_cut(part, k, v, gate), entering[-1], reverse))
+    grad_q, grad_k, grad_v = (
+        torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)
+    )
+    grad_gate = q.new_empty(0)
+    if gate is not None:
+        grad_gate = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
+    grad_state = grad_final.to(entering[0].dtype).flatten(0, 1)
+    for part, state in zip(reversed(segments), reversed(entering), strict=True):
+        tensors = _cut(part, q, k, v, gate)
+        parts = _take_apart(*tensors, reverse)
+        grads = _gradients(parts, state, _cut(part, grad_o)[0], grad_state, scale, reverse)
+        for x, target in zip(grads[:3], (grad_q, grad_k, grad_v), strict=True):
+            _put_back(x, target[:, part], reverse)
+        if gate is not None and grads[3] is not None:
+            _put_back(grads[3], grad_gate[:, part], reverse)
+            grad_gate[:, part].mul_(gate[:, part] >= LOG_GATE_FLOOR)
+        grad_state = grads[4]
+    if log_gate is not None:
+        grad_gate = grad_gate.view(log_gate.shape)
+    grad_initial = grad_state.clone().unflatten(0, (q.shape[0], q.shape[2]))
+    return grad_q, grad_k, grad_v, grad_gate, grad_initial
+
+
+def _gradients(
+    parts: "_Parts", state: Tensor, grad_o: Tensor, grad_state: Tensor, scale: float, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+    """Compute the gradients of a segment's q, k, v and gate, in chunks, and of its first state."""
+    states = _states(parts.writing, parts.v, parts.decay, state)
     grad_o = _chunked(grad_o.to(parts.v.dtype), parts.scores.shape[-1], reverse)
-    grad_states = _state_gradients(parts, states, grad_o, grad_final)
-    entering, leaving_grad = states[:-1].flatten(0, 1), grad_states[1:].flatten(0, 1)
+    if scale != 1:
+        grad_o = grad_o * scale
+    grad_states = torch.empty(states.shape, dtype=states.dtype, device=states.device)
+    torch.bmm(parts.reading.mT, grad_o, out=grad_states[:-1].flatten(0, 1))
+    grad_states[-1] = grad_state
+    _accumulate(grad_states, parts.decay, backwards=True)
+    leaving_grad = grad_states[1:].flatten(0, 1)
 
     grad_v = torch.bmm(parts.scores.mT, grad_o)
     grad_v.baddbmm_(parts.writing, leaving_grad)
     grad_scores = torch.bmm(grad_o, parts.v.mT)
-    if log_gate is None:
-        grad_scores.tril_()
-    else:
-        grad_scores.tril_(-1)
-    if parts.weights is not None:
-        grad_scores.mul_(parts.weights)
     # Of the factors of the scores first: a factor times its gradient is q dq, or k dk.
-    grad_q = torch.bmm(grad_o, entering.mT)
+    grad_q = torch.bmm(grad_o, states[:-1].flatten(0, 1).mT)
     grad_k = torch.bmm(parts.v, leaving_grad.mT)
-    if log_gate is None:
+    if parts.decay is None or parts.read_decay is None or parts.write_decay is None:
+        grad_scores.tril_()
         grad_q.baddbmm_(grad_scores, parts.left)
         grad_k.baddbmm_(grad_scores.mT, parts.right)
-        grad_gate = q.new_empty(0)
-    else:
-        grad_q.mul_(parts.read_decay).baddbmm_(grad_scores, parts.left)
-        grad_k.mul_(parts.write_decay)
-        within = torch.bmm(grad_scores.mT, parts.right)
-        crossing = torch.mul(parts.right, grad_q).addcmul_(parts.left, within, value=-1)
-        leaving = parts.left * grad_k
-        beyond = (states[:-1] * grad_states[1:]).sum(-1, keepdim=True).mul_(parts.decay)
-        beyond = beyond.flatten(0, 1).mT
-        if log_gate.dim() == 3:
-            # One gate for all key channels.
-            crossing, leaving, beyond = (
-                x.sum(-1, keepdim=True) for x in (crossing, leaving, beyond)
-            )
-        lower = _triangle(crossing)
-        grad_gate = torch.matmul(lower.mT, crossing).add_(beyond)
-        grad_gate += torch.matmul(lower.tril(-1), leaving)
-        grad_k += within
-        if parts.right_factor is not None:
-            grad_q.mul_(parts.right_factor)
-            grad_k.mul_(parts.left_factor)
-        own = (grad_o * parts.v).sum(-1, keepdim=True)
-        grad_q.addcmul_(own, parts.k)
-        grad_k.addcmul_(own, parts.q)
-        shaped = log_gate if log_gate.dim() == 4 else log_gate.unsqueeze(-1)
-        grad_gate = _put_together(grad_gate, shaped, reverse, log_gate.dtype)
-        grad_gate = grad_gate.mul_(shaped >= LOG_GATE_FLOOR).view(log_gate.shape)
-    return (
-        _put_together(grad_q.mul_(scale), q, reverse, q.dtype),
-        _put_together(grad_k, k, reverse, k.dtype),
-        _put_together(grad_v, v, reverse, v.dtype),
-        grad_gate,
-        grad_states[0].clone().unflatten(0, (batch, heads)),
-    )
+        return grad_q, grad_k, grad_v, None, grad_states[0]
+
+    # What a step reads of itself goes by the plain q and k, at the end.
+    own = grad_scores.diagonal(dim1=1, dim2=2).unsqueeze(-1).clone()
+    grad_scores.tril_(-1)
+    if parts.weights is not None:
+        grad_scores.mul_(parts.weights)
+    grad_q.mul_(parts.read_decay).baddbmm_(grad_scores, parts.left)
+    grad_k.mul_(parts.write_decay)
+    within = torch.bmm(grad_scores.mT, parts.right)
+    crossing = torch.mul(parts.right, grad_q).addcmul_(parts.left, within, value=-1)
+    leaving = parts.left * grad_k
+    beyond = (states[:-1] * grad_states[1:]).sum(-1, keepdim=True).mul_(parts.decay)
+    beyond = beyond.flatten(0, 1).mT
+    if parts.weights is not None:
+        # One gate for all key channels.
+        crossing, leaving, beyond = (x.sum(-1, keepdim=True) for x in (crossing, leaving, beyond))
+    lower = torch.ones_like(parts.scores[0]).tril_()
+    upper, lower = (x.expand(parts.scores.shape) for x in (lower.mT, lower.tril(-1)))
+    grad_gate = torch.baddbmm(beyond, upper, crossing).baddbmm_(lower, leaving)
+    grad_k += within
+    if parts.right_factor is not None and parts.left_factor is not None:
+        grad_q.mul_(parts.right_factor)
+        grad_k.mul_(parts.left_factor)
+    grad_q.addcmul_(own, parts.k)
+    grad_k.addcmul_(own, parts.q)
+    return grad_q, grad_k, grad_v, grad_gate, grad_states[0]
 
 
 class _Parts(NamedTuple):
     """The operands of all matrix products; n chunks of C steps, N = n * B * H of them in all.
 
     Attributes:
-        q: scaled queries [N, C, K].
+        q: queries [N, C, K].
         k: keys [N, C, K].
         v: values [N, C, V].
         right: the factor of the scores that queries are, anchored [N, C, K].
@@ -263,7 +296,6 @@ class _Parts(NamedTuple):
         writing: keys that write the leaving one, K e^(G_C - G) [N, C, K].
         read_decay: of `reading` over `right`, [N, 1, K] or [N, C, 1]; so `write_decay`.
         decay: e^(G_C), what is left of a state after each chunk [n, B * H, K or 1, 1].
-        chunks: n.
     """
 
     q: Tensor
@@ -280,38 +312,29 @@ class _Parts(NamedTuple):
     read_decay: Tensor | None
     write_decay: Tensor | None
     decay: Tensor | None
-    chunks: int
 
 
-def _take_apart(
-    q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor | None, scale: float, reverse: bool
-) -> _Parts:
-    out_dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    number = torch.promote_types(out_dtype, torch.float32)
-    length = q.shape[1]
-    # A sequence shorter than a chunk is not filled up to it.
-    chunk = min(CHUNKS[0], max(2, 1 << (length - 1).bit_length()))
-    if log_gate is not None:
-        gate = log_gate if log_gate.dim() == 4 else log_gate.unsqueeze(-1)
-        gate = gate.to(number).clamp(min=LOG_GATE_FLOOR)
-        chunk, sums = _gate_sums(gate, chunk, reverse)
+def _take_apart(q: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, reverse: bool) -> _Parts:
+    """Cut a segment into chunks and compute their factors; gate is [B, L, H, 1 or K]."""
+    number = _number(q, k, v)
+    chunk, sums = _chunk_length(q), None
+    if gate is not None:
+        chunk, sums = _gate_sums(gate.to(number), chunk, reverse)
+    outer = q.shape[0] * q.shape[2]
     q, k, v = (_chunked(x.to(number), chunk, reverse) for x in (q, k, v))
-    q = q * scale
-    chunks = -(-length // chunk)
-    if log_gate is None:
+    if sums is None:
         scores = torch.bmm(q, k.mT).tril_()
-        return _Parts(
-            q, k, v, q, k, None, None, None, scores, q, k, None, None, None, chunks
-        )  # fmt: skip
+        return _Parts(q, k, v, q, k, None, None, None, scores, q, k, None, None, None)
     last = sums[:, -1:]
-    decay = last.exp().mT.unflatten(0, (chunks, -1))
+    decay = _decay(last, outer)
     if sums.shape[-1] == 1:
-        weights = (sums - sums.mT).masked_fill_(_triangle(sums) == 0, -torch.inf).exp_()
+        later = torch.ones_like(sums[0] - sums[0].mT, dtype=torch.bool).triu_(1)
+        weights = (sums - sums.mT).masked_fill_(later, -torch.inf).exp_()
         scores = torch.bmm(q, k.mT).mul_(weights)
         read_decay, write_decay = sums.exp(), (last - sums).exp_()
         return _Parts(
             q, k, v, q, k, None, None, weights, scores,
-            q * read_decay, k * write_decay, read_decay, write_decay, decay, chunks,
+            q * read_decay, k * write_decay, read_decay, write_decay, decay,
         )  # fmt: skip
     middle = sums[:, chunk // 2 - 1 : chunk // 2]
     right_factor = (sums - middle).exp_()
@@ -322,50 +345,51 @@ def _take_apart(
     read_decay, write_decay = middle.exp(), (last - middle).exp_()
     return _Parts(
         q, k, v, right, left, right_factor, left_factor, None, scores,
-        right * read_decay, left * write_decay, read_decay, write_decay, decay, chunks,
+        right * read_decay, left * write_decay, read_decay, write_decay, decay,
     )  # fmt: skip
 
 
 def _gate_sums(gate: Tensor, chunk: int, reverse: bool) -> tuple[int, Tensor]:
-    """Choose the length of a chunk, and sum log gates [B, L, H, 1 or K] from each chunk's start."""
-    if gate.shape[-1] == 1:
-        gate = _chunked(gate, chunk, reverse)
-        return chunk, gate.cumsum(1)
+    """Choose the length of a chunk, and sum its log gates from its start [N, C, 1 or K]."""
+    gate = gate.clamp(min=LOG_GATE_FLOOR)
     for shorter in [chunk, *(c for c in CHUNKS if c < chunk)]:
-        chunked = _chunked(gate, shorter, reverse)
-        sums = torch.matmul(_triangle(chunked), chunked)
+        sums = _chunked(gate, shorter, reverse).cumsum(1)
         middle, last = sums[:, shorter // 2 - 1], sums[:, -1]
-        if shorter <= CHUNKS[-1] or torch.minimum(middle, last - middle).amin() >= HALF_CHUNK_FLOOR:
+        if gate.shape[-1] == 1 or shorter <= CHUNKS[-1]:
+            break
+        if torch.minimum(middle, last - middle).amin() >= HALF_CHUNK_FLOOR:
             break
     return shorter, sums
 
 
-def _triangle(x: Tensor) -> Tensor:
-    """Ones on and below the diagonal [C, C], for x [N, C, D]."""
-    return torch.ones(x.shape[1], x.shape[1], dtype=x.dtype, device=x.device).tril_()
+def _leaving_state(
+    k: Tensor, v: Tensor, gate: Tensor | None, state: Tensor, reverse: bool
+) -> Tensor:
+    """Compute the state after a segment alone [B * H, K, V]."""
+    number, chunk = state.dtype, _chunk_length(k)
+    outer = k.shape[0] * k.shape[2]
+    k, v = (_chunked(x.to(number), chunk, reverse) for x in (k, v))
+    if gate is None:
+        return _states(k, v, None, state)[-1]
+    sums = _chunked(gate.to(number).clamp(min=LOG_GATE_FLOOR), chunk, reverse).cumsum(1)
+    last = sums[:, -1:]
+    return _states((last - sums).exp_() * k, v, _decay(last, outer), state)[-1]
 
 
-def _states(parts: _Parts, initial_state: Tensor | None) -> Tensor:
+def _decay(last: Tensor, outer: int) -> Tensor:
+    return last.exp().mT.unflatten(0, (-1, outer))
+
+
+def _states(writing: Tensor, v: Tensor, decay: Tensor | None, state: Tensor) -> Tensor:
     """Compute the states before each chunk and after the last [n + 1, B * H, K, V]."""
-    count, _, keys = parts.k.shape
-    shape = (parts.chunks + 1, count // parts.chunks, keys, parts.v.shape[-1])
-    states = torch.empty(shape, dtype=parts.v.dtype, device=parts.v.device)
-    torch.bmm(parts.writing.mT, parts.v, out=states[1:].flatten(0, 1))
-    if initial_state is None:
-        states[0] = 0
-    else:
-        states[0] = initial_state.flatten(0, 1)
-    _accumulate(states, parts.decay, backwards=False)
+    count, _, keys = writing.shape
+    outer = state.shape[0]
+    shape = (count // outer + 1, outer, keys, v.shape[-1])
+    states = torch.empty(shape, dtype=v.dtype, device=v.device)
+    torch.bmm(writing.mT, v, out=states[1:].flatten(0, 1))
+    states[0] = state
+    _accumulate(states, decay, backwards=False)
     return states
-
-
-def _state_gradients(parts: _Parts, states: Tensor, grad_o: Tensor, grad_final: Tensor) -> Tensor:
-    """Compute the gradients of `_states`."""
-    grads = torch.empty(states.shape, dtype=states.dtype, device=states.device)
-    torch.bmm(parts.reading.mT, grad_o, out=grads[:-1].flatten(0, 1))
-    grads[-1] = grad_final.flatten(0, 1)
-    _accumulate(grads, parts.decay, backwards=True)
-    return grads
 
 
 def _accumulate(states: Tensor, decay: Tensor | None, backwards: bool) -> None:
@@ -381,6 +405,46 @@ def _accumulate(states: Tensor, decay: Tensor | None, backwards: bool) -> None:
             target.addcmul_(factors[i], source)
 
 
+def _segments(q: Tensor, v: Tensor, reverse: bool) -> list[slice]:
+    """Cut the sequence into segments of whole chunks (but the last), in the order of the steps."""
+    batch, length, heads, keys = q.shape
+    chunk = CHUNKS[0]
+    elements = batch * heads * chunk * max(keys, v.shape[3])
+    steps = chunk * max(1, SEGMENT_ELEMENTS // elements)
+    starts = range(0, length, steps)
+    if not reverse:
+        return [slice(start, min(start + steps, length)) for start in starts]
+    return [slice(max(0, length - start - steps), length - start) for start in starts]
+
+
+def _cut(part: slice, *tensors: Any) -> list[Any]:
+    return [None if x is None else x[:, part] for x in tensors]
+
+
+def _number(q: Tensor, k: Tensor, v: Tensor) -> torch.dtype:
+    """The type of all arithmetic."""
+    out_dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    return torch.promote_types(out_dtype, torch.float32)
+
+
+def _initial(q: Tensor, k: Tensor, v: Tensor, state: Tensor | None) -> Tensor:
+    number = _number(q, k, v)
+    if state is not None:
+        return state.to(number).flatten(0, 1)
+    batch, _, heads, keys = q.shape
+    return torch.zeros(batch * heads, keys, v.shape[3], dtype=number, device=q.device)
+
+
+def _per_channel(log_gate: Tensor | None) -> Tensor | None:
+    """Give a gate per head [B, L, H] a channel of its own."""
+    return log_gate if log_gate is None or log_gate.dim() == 4 else log_gate.unsqueeze(-1)
+
+
+def _chunk_length(q: Tensor) -> int:
+    """Choose the length of a chunk: a sequence shorter than one is not filled up to it."""
+    return min(CHUNKS[0], max(2, 1 << (q.shape[1] - 1).bit_length()))
+
+
 def _chunked(x: Tensor, chunk: int, reverse: bool) -> Tensor:
     """Cut [B, L, H, D] into [n * B * H, C, D], filled up with zeros, in the order of the steps."""
     if reverse:
@@ -388,17 +452,16 @@ def _chunked(x: Tensor, chunk: int, reverse: bool) -> Tensor:
     missing = -x.shape[1] % chunk
     if missing:
         x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, missing))
-    x = x.unflatten(1, (-1, chunk)).permute(1, 0, 3, 2, 4)
-    return x.flatten(0, 2) if x.is_contiguous() else x.contiguous().flatten(0, 2)
+    return x.unflatten(1, (-1, chunk)).permute(1, 0, 3, 2, 4).contiguous().flatten(0, 2)
 
 
-def _put_together(x: Tensor, like: Tensor, reverse: bool, dtype: torch.dtype) -> Tensor:
-    """Undo `_chunked`: a contiguous tensor of the shape of `like` [B, L, H, D]."""
-    batch, length, heads, width = like.shape
-    chunks, chunk = x.shape[0] // (batch * heads), x.shape[1]
-    out = torch.empty((batch, chunks * chunk, heads, width), dtype=dtype, device=x.device)
-    out.unflatten(1, (chunks, chunk)).copy_(
-        x.view(chunks, batch, heads, chunk, width).permute(1, 0, 3, 2, 4)
-    )
-    out = out[:, :length]
-    return (out.flip(1) if reverse else out).contiguous()
+def _put_back(x: Tensor, target: Tensor, reverse: bool) -> None:
+    """Undo `_chunked` into a target [B, L, H, D] of any type."""
+    batch, length, heads, width = target.shape
+    chunk = x.shape[1]
+    x = x.view(-1, batch, heads, chunk, width).permute(1, 0, 3, 2, 4)
+    if length % chunk == 0 and not reverse:
+        target.unflatten(1, (-1, chunk)).copy_(x)
+        return
+    x = x.flatten(1, 2)[:, :length]
+    target.copy_(x.flip(1) if reverse else x)
