@@ -129,12 +129,12 @@ def selective_scan_step(
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        *inputs, initial_state, softplus, reverse = arguments
+        *tensors, ctx.softplus, ctx.reverse = arguments
         y, final_state, states = scan_forward(
-            *inputs, initial_state, softplus, reverse, any(ctx.needs_input_grad)
+            *tensors, softplus=ctx.softplus, reverse=ctx.reverse, keep=any(ctx.needs_input_grad)
         )
+        *inputs, initial_state = tensors
         ctx.save_for_backward(*inputs, states)
-        ctx.softplus, ctx.reverse = softplus, reverse
         ctx.initial_dtype = None if initial_state is None else initial_state.dtype
         return y, final_state
 
@@ -146,11 +146,15 @@ class _SelectiveScan(torch.autograd.Function):
                 "selective_scan can be differentiated only once: call backward or grad without "
                 "create_graph=True"
             )
-        *inputs, states = ctx.saved_tensors
-        gradients = scan_backward(*inputs, states, grad_y, grad_final, ctx.softplus, ctx.reverse)
-        kept = [g if x is not None else None for g, x in zip(gradients, inputs, strict=False)]
-        initial = None if ctx.initial_dtype is None else gradients[-1].to(ctx.initial_dtype)
-        return *kept, initial, None, None
+        saved = (*ctx.saved_tensors, grad_y, grad_final)
+        *gradients, initial = scan_backward(*saved, softplus=ctx.softplus, reverse=ctx.reverse)
+        kept = [None if x is None else g for g, x in zip(gradients, saved, strict=False)]
+        return (
+            *kept,
+            None if ctx.initial_dtype is None else initial.to(ctx.initial_dtype),
+            None,
+            None,
+        )
 
 
 def scan_forward(
@@ -163,6 +167,7 @@ def scan_forward(
     z: Tensor | None,
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
+    *,
     softplus: bool,
     reverse: bool,
     keep: bool,
@@ -223,6 +228,7 @@ def scan_backward(
     states: Tensor,
     grad_y: Tensor,
     grad_final: Tensor,
+    *,
     softplus: bool,
     reverse: bool,
 ) -> tuple[Tensor, ...]:

@@ -22,7 +22,7 @@ LARGEST_ORDER = 256
 """States of a channel that the Triton kernels can hold."""
 
 # Steps between two states that are kept for the gradient.
-_CHUNK = {"cpu": cpu.CHUNK, "triton": 16}
+_CHUNK = {"cpu": cpu.CHUNK, "triton": 8}
 
 
 def selective_scan(
@@ -156,8 +156,9 @@ def _forward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     y, final_state, states = _implementation(backend).scan_forward(
-        u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, reverse, keep
-    )
+        u, delta, A, B, C, D, z, delta_bias, initial_state,
+        softplus=softplus, reverse=reverse, keep=keep,
+    )  # fmt: skip
     return y, final_state, states
 
 
@@ -204,9 +205,10 @@ def _backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     gradients = _implementation(backend).scan_backward(
-        u, delta, A, B, C, D, z, delta_bias, states, grad_y, grad_final, softplus, reverse
-    )
-    return tuple(gradients)  # type: ignore[return-value]
+        u, delta, A, B, C, D, z, delta_bias, states, grad_y, grad_final,
+        softplus=softplus, reverse=reverse,
+    )  # fmt: skip
+    return tuple(gradients)
 
 
 @_backward.register_fake

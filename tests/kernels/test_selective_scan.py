@@ -10,7 +10,7 @@ from torch import Tensor
 from nas.kernels.selective_scan import cpu, reference
 from nas.kernels.selective_scan.operator import selective_scan, selective_scan_step
 from tests.kernels import harness
-from tests.kernels.harness import relative_error
+from tests.kernels.harness import DEVICES, GPU, INTERPRETING, relative_error
 
 OUTPUTS = ("y", "final_state")
 SEQUENCES = ("u", "delta", "z")
@@ -462,3 +462,119 @@ def test_tensors_that_do_not_fit() -> None:
     five = torch.zeros(2, 8, 5, 4)
     with pytest.raises(ValueError, match="groups of B and C must divide D = 6, and are 5"):
         selective_scan(**(arguments | {"B": five, "C": five}))
+
+
+# -- Triton ------------------------------------------------------------------------------------
+
+# Small: the interpreter takes about a tenth of a second for every step of a program.
+TRITON_SHAPES = [(1, 1, 1, 1), (2, 11, 5, 3), (1, 17, 6, 4, 2), (1, 8, 40, 16), (1, 2, 3, 130)]
+# The interpreter cuts a bfloat16 off where a GPU rounds it: twice the error.
+TRITON_TOLERANCE = {**TOLERANCE, torch.bfloat16: 2e-2 if INTERPRETING else 1e-2}
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("shape", TRITON_SHAPES)
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton(guarded_memory, in_padding, device, shape, reverse) -> None:
+    arguments, grads = make(shape, device=device)
+    arguments = {name: in_padding(x) for name, x in arguments.items()}
+    grads = [in_padding(x) for x in grads]
+    out = results(selective_scan, arguments, grads, reverse=reverse, backend="triton")
+    harness.check(out, expected(arguments, grads, reverse=reverse), 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_in_every_type(guarded_memory, device, dtype) -> None:
+    arguments, grads = make((1, 11, 5, 3), dtype=dtype, device=device)
+    out = results(selective_scan, arguments, grads, backend="triton")
+    assert out["y"].dtype == out["gradient of B"].dtype == dtype
+    harness.check(out, expected(arguments, grads), TRITON_TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("gates", GATES)
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_gates_with_and_without_all_arguments(guarded_memory, device, gates) -> None:
+    for optional in (False, True):
+        arguments, grads = make((1, 9, 3, 2), gates, optional, device=device)
+        out = results(selective_scan, arguments, grads, backend="triton")
+        harness.check(out, expected(arguments, grads), 1e-5)
+    arguments = positive(arguments)
+    out = results(selective_scan, arguments, grads, softplus=False, backend="triton")
+    harness.check(out, expected(arguments, grads, softplus=False), 1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_reads_repeated_and_transposed_tensors(device) -> None:
+    arguments, (grad_y, grad_final) = make((2, 9, 6, 4), device=device)
+    arguments |= {
+        "u": arguments["u"][:, :1].expand(2, 9, 6),
+        "z": torch.cat([arguments["z"], arguments["u"]], -1)[..., :6],
+        "A": arguments["A"].mT.contiguous().mT,
+        "B": arguments["B"].mT.contiguous().mT,
+    }
+    grads = grad_y[:1, :1].expand(2, 9, 6), grad_final[:1].expand(2, 6, 4)
+    out = results(selective_scan, arguments, grads, backend="triton")
+    harness.check(out, expected(arguments, grads), 1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_keeps_what_the_shapes_of_the_operator_say(device) -> None:
+    arguments, _ = make((2, 19, 3, 2, 1), device=device)
+    for keep in (False, True):
+        given = (*arguments.values(), True, False, keep, "triton")
+        real = torch.ops.nas.selective_scan(*given)
+        meta = torch.ops.nas.selective_scan(
+            *(x.to("meta") if isinstance(x, Tensor) else x for x in given)
+        )
+        assert [x.shape for x in real] == [x.shape for x in meta]
+        assert [x.dtype for x in real] == [x.dtype for x in meta]
+
+
+def test_triton_refuses_more_states_than_it_can_hold() -> None:
+    pytest.importorskip("triton")
+    arguments, _ = make((1, 2, 3, 257), device="meta")
+    with pytest.raises(ValueError, match="N up to 256, and it is 257: choose backend='cpu'"):
+        selective_scan(**arguments, backend="triton")
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("gates", GATES)
+@pytest.mark.parametrize(
+    "shape", [(2, 1000, 60, 16), (4, 2048, 256, 16), (3, 63, 128, 5, 2), (2, 100, 40, 256)]
+)
+@pytest.mark.parametrize("device", GPU)
+def test_triton_at_full_size(guarded_memory, device, shape, gates, reverse) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        arguments, grads = make(shape, gates, dtype=dtype, device=device)
+        out = results(selective_scan, arguments, grads, reverse=reverse)
+        harness.check(out, expected(arguments, grads, reverse=reverse), TOLERANCE[dtype])
+
+
+def test_triton_kernels_in_the_interpreter(in_the_interpreter) -> None:
+    if INTERPRETING:
+        pytest.skip("this is that process")
+    in_the_interpreter(__file__, "interpreter")
+
+
+@pytest.mark.parametrize("variant", ["everything", "nothing"])
+@pytest.mark.parametrize("number", ["bf16", "fp32"])
+@pytest.mark.parametrize("name", ["forward_kernel", "backward_kernel"])
+def test_triton_kernels_compile_for_a_gpu_that_is_not_here(name, number, variant) -> None:
+    pytest.importorskip("triton")
+    if INTERPRETING:
+        pytest.skip("nothing compiles in the interpreter")
+    from nas.kernels.selective_scan import triton as kernels
+
+    function = getattr(kernels, name)
+    optional = ("HAS_D", "HAS_Z", "HAS_BIAS", "HAS_INITIAL", "SOFTPLUS", "REVERSE", "KEEP")
+    constants = dict.fromkeys(optional, variant == "everything")
+    constants |= {"width": 60, "groups": 2, "order": 16, "ORDER": 16, "BLOCK": 32, "ROWS": 2}
+    # A chunk's steps are written out one by one, and compile the longer the more they are.
+    constants["CHUNK"] = 2
+    names = function.fn.arg_names
+    types = {n: f"*{number}" if n.endswith("_ptr") else "i32" for n in names}
+    full = [n for n in names if n.startswith("part_")]
+    full += ["A_ptr", "D_ptr", "bias_ptr", "initial_ptr", "final_ptr", "states_ptr"]
+    types |= dict.fromkeys([*full, "grad_final_ptr", "grad_initial_ptr"], "*fp32")
+    harness.compile_for_hopper(function, types, constants, num_warps=4, enable_fp_fusion=True)
