@@ -126,6 +126,23 @@ def test_strength_two_reflects_the_state(backend) -> None:
     torch.testing.assert_close(final.mT @ final, state.mT @ state)
 
 
+def test_titans_without_momentum_is_a_gated_delta_rule() -> None:
+    # M <- alpha M - theta d|M'k - v|^2/dM has beta = 2 theta / alpha, and alpha v in place of v.
+    arguments, _ = make((1, 40, 1, 1, 4, 3), "strong", initial=False, dtype=torch.float64)
+    q, k, v, theta, log_alpha = (single(arguments)[name][0, :, 0] for name in INPUTS[:-1])
+    theta, alpha = 0.1 * theta, log_alpha.exp()
+    memory, outputs = torch.zeros(4, 3, dtype=torch.float64), []
+    for t in range(40):
+        leaf = memory.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad((k[t] @ leaf - v[t]).square().sum(), leaf)
+        memory = alpha[t] * memory - theta[t] * gradient
+        outputs.append(q[t] @ memory)
+    rule = (q, k, alpha[:, None] * v, 2 * theta / alpha, log_alpha)
+    o, final = gated_delta_rule(*(x[None, :, None] for x in rule))
+    torch.testing.assert_close(o[0, :, 0], torch.stack(outputs))
+    torch.testing.assert_close(final[0, 0], memory)
+
+
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_a_product_is_a_longer_sequence_with_gates_before_and_queries_after(backend) -> None:
     arguments, _ = make((2, 45, 3, 2, 4, 5), "strong", dtype=torch.float64)
