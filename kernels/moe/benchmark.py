@@ -104,6 +104,8 @@ def _work(shape: Sizes, products: int) -> Work:
     )
 
 
+_DIMENSIONS = "LDFEK"
+"""L tokens of all sequences together, D and F channels, E experts, of which a token meets K."""
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 _SHAPES = {
     "cpu": ((1024, 128, 256, 8, 2), (512, 64, 128, 16, 1), (500, 60, 100, 4, 4)),
@@ -117,7 +119,7 @@ _SHAPES = {
 FAMILIES = (
     Family(
         name="moe/one_product",
-        dimensions="TDFEK",
+        dimensions=_DIMENSIONS,
         shapes=_SHAPES,
         inputs=_inputs,
         reference=reference.moe,
@@ -129,7 +131,7 @@ FAMILIES = (
     ),
     Family(
         name="moe/mlp",
-        dimensions="TDFEK",
+        dimensions=_DIMENSIONS,
         shapes=_SHAPES,
         inputs=_mlp_inputs,
         reference=partial(reference.expert_mlp, activation=F.silu),
