@@ -92,11 +92,11 @@ class _SoftmaxScan(torch.autograd.Function):
                 "softmax_scan can be differentiated only once: call backward or grad without "
                 "create_graph=True"
             )
-        scores, values, *initial, o = ctx.saved_tensors
-        gradients = scan_backward(scores, values, *initial, o, grad_o, grad_u, grad_w)
-        if initial[0] is None:
+        scores, values, m, u, w, o = ctx.saved_tensors
+        gradients = scan_backward(scores, values, m, u, w, o, grad_o, grad_u, grad_w)
+        if m is None:
             return *gradients[:2], None, None, None
-        found = zip(gradients[2:], initial, strict=True)
+        found = zip(gradients[2:], (m, u, w), strict=True)
         return *gradients[:2], *(g.to(x.dtype) for g, x in found)
 
 
