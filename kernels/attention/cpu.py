@@ -23,8 +23,8 @@ from nas.kernels.attention.pattern import (
     Pattern,
     Prefix,
     Tile,
+    period,
 )
-from nas.kernels.attention.visible import prefix_visible
 
 # Scores computed at a time. They are read and written some ten times: they should stay in a cache.
 SCORES = 2**18
@@ -165,8 +165,10 @@ class _Attention(torch.autograd.Function):
                 "attention can be differentiated only once: call backward or grad without "
                 "create_graph=True"
             )
-        bias = ctx.saved_tensors[3]
-        *grads, grad_bias = attention_backward(*ctx.saved_tensors, grad_out, *ctx.how)
+        q, k, v, bias, slopes, lengths, out, lse = ctx.saved_tensors
+        *grads, grad_bias = attention_backward(
+            q, k, v, bias, slopes, lengths, out, lse, grad_out, *ctx.how
+        )
         return *grads, None if bias is None else grad_bias.to(bias.dtype), *[None] * 5
 
 
@@ -257,8 +259,7 @@ class _Part(NamedTuple):
         heads: which of the B * Hkv key heads.
         tile: the queries and the keys.
         shared: query heads G of a key head.
-        i: positions of the queries [rows, 1].
-        j: positions of the keys [keys].
+        offset: position of the first of all queries.
         hidden: slices of the keys, and what is added to the scores of these: 0, or HIDDEN where a
             key is not seen [rows, keys] or [heads, rows, keys].
     """
@@ -266,9 +267,39 @@ class _Part(NamedTuple):
     heads: slice
     tile: Tile
     shared: int
-    i: Tensor
-    j: Tensor
+    offset: int
     hidden: tuple[tuple[slice, Tensor], ...]
+
+    def i(self, like: Tensor) -> Tensor:
+        """Positions of the queries [rows, 1]."""
+        rows = self.tile.rows
+        first, last = rows[0] + self.offset, rows[-1] + self.offset
+        found = torch.arange(first, last + 1, rows.step, dtype=torch.int32, device=like.device)
+        return found.unsqueeze(1)
+
+    def j(self, like: Tensor) -> Tensor:
+        """Positions of the keys [keys]."""
+        kind: dict[str, Any] = {"dtype": torch.int32, "device": like.device}
+        return torch.cat([torch.arange(x.start, x.stop, x.step, **kind) for x in self.tile.keys])
+
+    def unclear(self) -> list[slice]:
+        """Which of the keys some query of the tile does not see."""
+        count, clear = sum(map(len, self.tile.keys)), self.tile.clear
+        if len(clear) == 0:
+            return [slice(0, count)]
+        sides = slice(0, clear.start), slice(clear.stop, count)
+        return [columns for columns in sides if columns.start < columns.stop]
+
+    def likeness(self, period: int) -> tuple[Any, ...]:
+        """Equal for tiles whose queries and unclear keys lie alike, up to whole periods."""
+        # The unclear keys are all of the last range.
+        keys, first = self.tile.keys[-1], self.tile.rows[0] + self.offset
+        before = sum(map(len, self.tile.keys)) - len(keys)
+        places = (
+            (keys.start + (x.start - before) * keys.step - first, x.stop - x.start)
+            for x in self.unclear()
+        )
+        return len(self.tile.rows), first % period, *places
 
     def of_rows(self, x: Tensor) -> Tensor:
         """Take the part's queries [heads, rows * G, d] of x [B * Hkv, L * G, d]."""
@@ -338,31 +369,26 @@ class _Work:
     def parts(self) -> Iterator[_Part]:
         """Cut the work so that the scores of a part stay in a cache."""
         pattern, offset = self.pattern, self.keys - self.queries
-        kind = {"dtype": torch.int32, "device": self.q.device}
         if self.lengths is not None:
             pattern = Prefix(int(self.lengths.max()))
+        known: dict[Any, list[Tensor]] = {}
         for tile in pattern.tiles(self.queries, self.keys):
             count = sum(map(len, tile.keys))
             if count == 0:
                 continue
-            first, last = tile.rows[0] + offset, tile.rows[-1] + offset
-            i = torch.arange(first, last + 1, tile.rows.step, **kind).unsqueeze(1)
-            j = torch.cat([torch.arange(x.start, x.stop, x.step, **kind) for x in tile.keys])
-            unclear = [slice(0, tile.clear.start), slice(tile.clear.stop, count)]
-            if len(tile.clear) == 0:
-                unclear = [slice(0, count)]
-            unclear = [columns for columns in unclear if columns.stop > columns.start]
-            if self.lengths is None:
-                hidden = tuple((x, self._hidden(pattern.visible(i, j[x]))) for x in unclear)
+            part = _Part(slice(None), tile, self.shared, offset, ())
+            # Most tiles look alike, and a mask takes as long as some products.
+            like = tile if isinstance(pattern, Prefix) else part.likeness(period(pattern))
+            if self.lengths is None and like not in known:
+                known[like] = self._hidden(part, pattern)
             step = max(1, SCORES // (len(tile.rows) * self.shared * count))
             for start in range(0, len(self.q), step):
-                heads = slice(start, min(len(self.q), start + step))
-                if self.lengths is not None:
-                    lengths = self.lengths[heads]
-                    hidden = tuple(
-                        (x, self._hidden(prefix_visible(i, j[x], lengths))) for x in unclear
-                    )
-                yield _Part(heads, tile, self.shared, i, j, hidden)
+                part = part._replace(heads=slice(start, min(len(self.q), start + step)))
+                if self.lengths is None:
+                    hidden = known[like]
+                else:
+                    hidden = self._hidden(part, Prefix(self.lengths[part.heads]))
+                yield part._replace(hidden=tuple(zip(part.unclear(), hidden, strict=True)))
 
     def weights(self, part: _Part) -> Tensor:
         """Compute the weights of a part [heads, rows * G, keys], 0 where nothing is seen."""
@@ -371,7 +397,9 @@ class _Work:
         if self.bias is not None:
             by_head += self.bias[part.heads]
         if self.slopes is not None:
-            by_head -= self.slopes[part.heads] * (part.i - part.j).abs().unsqueeze(1)
+            by_head -= self.slopes[part.heads] * (part.i(scores) - part.j(scores)).abs().unsqueeze(
+                1
+            )
         for columns, hidden in part.hidden:
             by_head[..., columns] += hidden.unsqueeze(-2)
         if self.score == "sigmoid":
@@ -385,10 +413,15 @@ class _Work:
             weights.masked_fill_(scores.amax(-1, keepdim=True) < HIDDEN / 2, 0)
         return weights
 
-    def _hidden(self, visible: Tensor) -> Tensor:
-        # To add is ten times as fast as masked_fill_.
-        nothing = torch.zeros(visible.shape, dtype=self.q.dtype, device=visible.device)
-        return nothing.masked_fill_(~visible, HIDDEN)
+    def _hidden(self, part: _Part, pattern: Pattern) -> list[Tensor]:
+        i, j = part.i(self.q), part.j(self.q)
+        hidden = []
+        for columns in part.unclear():
+            visible = pattern.visible(i, j[columns])
+            # To add is ten times as fast as masked_fill_.
+            nothing = torch.zeros(visible.shape, dtype=self.q.dtype, device=visible.device)
+            hidden.append(nothing.masked_fill_(~visible, HIDDEN))
+        return hidden
 
 
 def _grouped_softmax(scores: Tensor, part: _Part, block: int) -> Tensor:
@@ -431,7 +464,7 @@ def _ungroup(grad_scores: Tensor, weights: Tensor, part: _Part, block: int) -> N
 def _blocks_before(scores: Tensor, part: _Part, block: int) -> tuple[Any, Tensor]:
     """View the whole blocks among the keys; say which are before the row's own [rows * G, n]."""
     whole = scores.shape[-1] // block
-    before = part.i // block > torch.arange(whole, device=scores.device)
+    before = part.i(scores) // block > torch.arange(whole, device=scores.device)
     view = scores[..., : whole * block].unflatten(-1, (whole, block)) if whole else None
     return view, before.repeat_interleave(part.shared, dim=0)
 

@@ -278,6 +278,15 @@ KINDS: dict[str, Any] = {
 }
 
 
+def period(pattern: Pattern) -> int:
+    """Say by how much positions can be shifted so that the same is visible (not of a prefix)."""
+    if isinstance(pattern, Fixed):
+        return pattern.stride
+    if isinstance(pattern, Chunk):
+        return pattern.size
+    return pattern.block if isinstance(pattern, Landmark) else 1
+
+
 def pack(pattern: Pattern) -> tuple[str, list[int]]:
     """Write a pattern as a word and numbers, which an operator takes; a tensor is left out."""
     values = astuple(pattern) if not isinstance(pattern, Prefix) else (pattern.length,)
