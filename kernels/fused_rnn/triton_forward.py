@@ -17,7 +17,7 @@ from nas.kernels.fused_rnn.triton_cells import (
     tanh,
 )
 
-CONFIGS = [triton.Config({}, num_warps=warps) for warps in (8, 4)]
+CONFIGS = [triton.Config({}, num_warps=warps) for warps in (8, 4, 16)]
 
 
 @autotune(CONFIGS, key=["WIDTH", "CELL"])
