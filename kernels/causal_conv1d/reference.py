@@ -37,9 +37,11 @@ def causal_conv1d(
         initial_state = x.new_zeros(x.shape[0], reach, x.shape[2])
     known = torch.cat([initial_state.to(x.dtype), x], dim=1)
     tokens, taps = known.to(number).unbind(1), weight.to(number).unbind(1)
+    # Converted once: a gradient of a half type would be rounded at every step.
+    start = tokens[0].new_zeros(x.shape[2]) if bias is None else bias.to(number)
     outputs = []
     for t in range(x.shape[1]):
-        y = torch.zeros_like(tokens[t]) if bias is None else bias.to(number).expand_as(tokens[t])
+        y = start.expand_as(tokens[t])
         for j, tap in enumerate(taps):
             y = y + tap * tokens[t + j * dilation]
         outputs.append(F.silu(y) if activation == "silu" else y)

@@ -38,15 +38,18 @@ def fft_convolution(
     length, reach = x.shape[1], kernel.shape[1] - 1
     if initial_state is None:
         known, taps = x, _reaching(kernel, length)
-        everything = F.pad(x, (0, 0, reach, 0))
+        if isinstance(length, torch.SymInt) or length < reach:
+            last = F.pad(x, (0, 0, reach, 0))[:, length:]
+        else:
+            last = x[:, length - reach :]
     else:
-        known = everything = torch.cat([initial_state.to(x.dtype), x], dim=1)
-        taps = kernel
-    final_state = everything[:, length:].clone(memory_format=torch.contiguous_format)
+        known, taps = torch.cat([initial_state.to(x.dtype), x], dim=1), kernel
+        last = known[:, length:]
+    final_state = last.clone(memory_format=torch.contiguous_format)
     # With a state the convolution is of length L + 2M - 2, but what wraps around in one of length
     # L + M - 1 are its first M - 1 numbers, which nobody asked for ("overlap-save").
     size = fast_length(length + taps.shape[1] - 1)
-    return _with_skip(_Convolution.apply(known, taps, size, length), x, skip), final_state
+    return _Convolution.apply(known, taps, skip, size, length), final_state
 
 
 def fft_convolution_bidirectional(
@@ -72,7 +75,8 @@ def fft_convolution_bidirectional(
     size = fast_length(length + torch.sym_max(before.shape[1] - 1, after.shape[1]))
     between = size - before.shape[1] - after.shape[1]
     circular = torch.cat([F.pad(before, (0, between)), after.flip(1)], dim=1)
-    return _with_skip(_Convolution.apply(x, circular, size, length), x, skip)
+    y: Tensor = _Convolution.apply(x, circular, skip, size, length)
+    return y
 
 
 def fft_convolution_step(
@@ -122,13 +126,17 @@ class _Convolution(torch.autograd.Function):
     """The last `length` of a circular convolution of x [B, T, D], T <= size, and kernel [D, K]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor, size: int, length: int) -> Tensor:
-        ctx.save_for_backward(x, kernel)
+    def forward(
+        ctx: Any, x: Tensor, kernel: Tensor, skip: Tensor | None, size: int, length: int
+    ) -> Tensor:
+        ctx.save_for_backward(x, kernel, skip)
         ctx.size, ctx.length = size, length
-        number = _accumulator(x, kernel)
+        number, before = _accumulator(x, kernel), x.shape[1] - length
         spectrum = _spectrum(x.mT.to(number), size).mul_(_spectrum(kernel.to(number), size))
-        y = torch.fft.irfft(spectrum, size)[..., x.shape[1] - length : x.shape[1]]
-        return y.mT.to(x.dtype).clone(memory_format=torch.contiguous_format)
+        y = _time(spectrum, size, before, x.shape[1])
+        if skip is not None:
+            y.addcmul_(x[:, before:].to(number), skip.to(number))
+        return y.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
@@ -138,36 +146,40 @@ class _Convolution(torch.autograd.Function):
                 "fft_convolution can be differentiated only once: call backward or grad without "
                 "create_graph=True"
             )
-        x, kernel = ctx.saved_tensors
-        number, known = _accumulator(x, kernel), x.shape[1]
-        grad = F.pad(grad_y.mT.to(number), (known - ctx.length, 0))
-        grad_spectrum = _spectrum(grad, ctx.size)
+        x, kernel, skip = ctx.saved_tensors
+        number, before, size = _accumulator(x, kernel), x.shape[1] - ctx.length, ctx.size
+        grad = grad_y.to(number)
+        grad_spectrum = _spectrum(F.pad(grad.mT, (before, 0)), size)
         # A gradient is a correlation: a convolution with the other factor's conjugate spectrum.
-        grad_kernel = grad_x = None
+        grad_x = grad_kernel = grad_skip = None
         if ctx.needs_input_grad[1]:
-            products = _spectrum(x.mT.to(number), ctx.size).conj() * grad_spectrum
-            summed = torch.fft.irfft(products.sum(0), ctx.size)
+            products = _spectrum(x.mT.to(number), size).conj() * grad_spectrum
+            summed = torch.fft.irfft(products.sum(0), size)
             grad_kernel = summed[:, : kernel.shape[1]].to(kernel.dtype)
         if ctx.needs_input_grad[0]:
-            grad_spectrum.mul_(_spectrum(kernel.to(number), ctx.size).conj())
-            grad_x = torch.fft.irfft(grad_spectrum, ctx.size)[..., :known].mT.to(x.dtype)
-        return grad_x, grad_kernel, None, None
-
-
-def _reaching(kernel: Tensor, length: int) -> Tensor:
-    """The taps that reach a token within so many; all of them while the length is not known."""
-    return kernel if isinstance(length, torch.SymInt) else kernel[:, :length]
+            grad_spectrum.mul_(_spectrum(kernel.to(number), size).conj())
+            grad_x = _time(grad_spectrum, size, 0, x.shape[1])
+            if skip is not None:
+                grad_x[:, before:].addcmul_(grad, skip.to(number))
+            grad_x = grad_x.to(x.dtype)
+        if ctx.needs_input_grad[2]:
+            grad_skip = (grad * x[:, before:].to(number)).sum((0, 1)).to(skip.dtype)
+        return grad_x, grad_kernel, grad_skip, None, None
 
 
 def _spectrum(x: Tensor, size: int) -> Tensor:
     return torch.fft.rfft(x, size)
 
 
-def _with_skip(y: Tensor, x: Tensor, skip: Tensor | None) -> Tensor:
-    if skip is None:
-        return y
-    number = _accumulator(x, skip)
-    return torch.addcmul(y.to(number), x.to(number), skip.to(number)).to(x.dtype)
+def _time(spectrum: Tensor, size: int, start: int, end: int) -> Tensor:
+    """Numbers `start` to `end` of the sequences of a spectrum [B, D, S]: a fresh [B, L, D]."""
+    sequences = torch.fft.irfft(spectrum, size)[..., start:end]
+    return sequences.mT.clone(memory_format=torch.contiguous_format)
+
+
+def _reaching(kernel: Tensor, length: int) -> Tensor:
+    """The taps that reach a token within so many; all of them while the length is not known."""
+    return kernel if isinstance(length, torch.SymInt) else kernel[:, :length]
 
 
 def _accumulator(x: Tensor, kernel: Tensor) -> torch.dtype:

@@ -27,11 +27,13 @@ def fft_convolution(
         initial_state = x.new_zeros(x.shape[0], taps - 1, x.shape[2])
     known = torch.cat([initial_state.to(x.dtype), x], dim=1)
     tokens, newest_last = known.to(number).unbind(1), kernel.to(number).flip(1).T
+    # Converted once: a gradient of a half type would be rounded at every step.
+    direct = None if skip is None else skip.to(number)
     outputs = []
     for t in range(length):
         y = (torch.stack(tokens[t : t + taps], dim=1) * newest_last).sum(1)
-        if skip is not None:
-            y = y + skip.to(number) * tokens[t + taps - 1]
+        if direct is not None:
+            y = y + direct * tokens[t + taps - 1]
         outputs.append(y)
     return torch.stack(outputs, dim=1).to(x.dtype), known[:, length:].clone()
 
