@@ -159,7 +159,7 @@ def attention_forward(
     state = _initial(q, k, v, initial_state)
     o = torch.empty(v.shape, dtype=out_dtype, device=v.device)
     for part in _segments(q, v, reverse):
-        parts = _take_apart(*_cut(part, q, k, v, gate), reverse)
+        parts = _take_apart(*_cut(part, q, k, v, gate), reverse=reverse)
         states = _states(parts.writing, parts.v, parts.decay, state)
         out = torch.bmm(parts.scores, parts.v)
         out.baddbmm_(parts.reading, states[:-1].flatten(0, 1), beta=scale, alpha=scale)
@@ -203,7 +203,9 @@ def attention_backward(
     # The states that enter the segments; within each they are computed again.
     entering = [_initial(q, k, v, initial_state)]
     for part in segments[:-1]:
-        entering.append(_leaving_state(*_cut(part, k, v, gate), entering[-1], reverse))
+        entering.append(
+            _leaving_state(*_cut(part, k, v, gate), state=entering[-1], reverse=reverse)
+        )
     grad_q, grad_k, grad_v = (
         torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)
     )
@@ -212,8 +214,7 @@ def attention_backward(
         grad_gate = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     grad_state = grad_final.to(entering[0].dtype).flatten(0, 1)
     for part, state in zip(reversed(segments), reversed(entering), strict=True):
-        tensors = _cut(part, q, k, v, gate)
-        parts = _take_apart(*tensors, reverse)
+        parts = _take_apart(*_cut(part, q, k, v, gate), reverse=reverse)
         grads = _gradients(parts, state, _cut(part, grad_o)[0], grad_state, scale, reverse)
         for x, target in zip(grads[:3], (grad_q, grad_k, grad_v), strict=True):
             _put_back(x, target[:, part], reverse)
