@@ -414,7 +414,9 @@ class _Segment(NamedTuple):
 
 def _segments(length: int, states: int, reverse: bool) -> list[_Segment]:
     """Cut a sequence into segments whose chunks have about TILE states together at a step."""
-    steps = CHUNK * max(1, TILE // states)
+    chunks = TILE // states
+    # Two chunks that step together take as long as one after the other: they are met twice.
+    steps = CHUNK * (chunks if chunks > 2 else 1)
     return [
         _Segment(start, min(start + steps, length), length, reverse)
         for start in range(0, length, steps)

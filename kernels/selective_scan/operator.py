@@ -238,7 +238,7 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, initial_state, ctx.softplus, ctx.reverse, _, ctx.backend = inputs
+    *tensors, initial_state, ctx.softplus, ctx.reverse, ctx.keep, ctx.backend = inputs
     ctx.initial_dtype = None if initial_state is None else initial_state.dtype
     ctx.save_for_backward(*tensors, output[2])
 
@@ -246,6 +246,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 def _differentiate(
     ctx: Any, grad_y: Tensor, grad_final: Tensor, _: Tensor
 ) -> tuple[Tensor | None, ...]:
+    if not ctx.keep:
+        raise RuntimeError("nas::selective_scan was called with keep=False: it has no gradient")
     *tensors, states = ctx.saved_tensors
     *gradients, initial = _backward(
         *tensors, states, grad_y, grad_final, ctx.softplus, ctx.reverse, ctx.backend

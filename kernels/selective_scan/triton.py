@@ -9,6 +9,9 @@ stay in registers too, and then the gradients.
 
 The gradients of B and C are sums over all channels: every block of channels stores its own part,
 and the parts are summed afterwards, always in the same order, as sums by atomic additions are not.
+
+For every number of u, N / CHUNK of kept states and 2 N / BLOCK of parts are in memory: little at
+Mamba's N = 16 (2 and 1), and much beyond N = 64.
 """
 
 import torch

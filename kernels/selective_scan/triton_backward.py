@@ -16,11 +16,11 @@ from nas.kernels.selective_scan.triton_common import (
     softplus,
 )
 
-_CONFIGS = [triton.Config({}, num_warps=warps) for warps in (4, 2, 8)]
+_CONFIGS = [triton.Config({}, num_warps=warps) for warps in (4, 8)]
 
 
 @autotune(_CONFIGS, key=["width", "ORDER"])
-@triton.jit(do_not_specialize=["length"])
+@triton.jit(do_not_specialize=["length", "chunks", "part"])
 def backward_kernel(
     u_ptr, delta_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, states_ptr,
     grad_y_ptr, grad_final_ptr,

@@ -10,13 +10,12 @@ from nas.kernels.autotune import autotune
 from nas.kernels.selective_scan.triton_common import LOG2_E, first_row, load_rows, place, softplus
 
 _CONFIGS = [
-    triton.Config({"ROWS": rows}, num_warps=warps)
-    for rows, warps in ((4, 2), (4, 1), (8, 1), (8, 2), (4, 4))
+    triton.Config({"ROWS": rows}, num_warps=warps) for rows, warps in ((4, 2), (4, 1), (8, 2))
 ]
 
 
 @autotune(_CONFIGS, key=["width", "ORDER"])
-@triton.jit(do_not_specialize=["length"])
+@triton.jit(do_not_specialize=["length", "chunks"])
 def forward_kernel(
     u_ptr, delta_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, initial_ptr,
     y_ptr, final_ptr, states_ptr,
