@@ -159,7 +159,7 @@ def attention_forward(
     state = _initial(q, k, v, initial_state)
     o = torch.empty(v.shape, dtype=out_dtype, device=v.device)
     for part in _segments(q, v, reverse):
-        parts = _take_apart(*_cut(part, q, k, v, gate), reverse=reverse)
+        parts = _take_apart(q[:, part], k[:, part], v[:, part], _cut(gate, part), reverse)
         states = _states(parts.writing, parts.v, parts.decay, state)
         out = torch.bmm(parts.scores, parts.v)
         out.baddbmm_(parts.reading, states[:-1].flatten(0, 1), beta=scale, alpha=scale)
@@ -203,9 +203,8 @@ def attention_backward(
     # The states that enter the segments; within each they are computed again.
     entering = [_initial(q, k, v, initial_state)]
     for part in segments[:-1]:
-        entering.append(
-            _leaving_state(*_cut(part, k, v, gate), state=entering[-1], reverse=reverse)
-        )
+        state = _leaving_state(k[:, part], v[:, part], _cut(gate, part), entering[-1], reverse)
+        entering.append(state)
     grad_q, grad_k, grad_v = (
         torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)
     )
@@ -214,8 +213,8 @@ def attention_backward(
         grad_gate = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     grad_state = grad_final.to(entering[0].dtype).flatten(0, 1)
     for part, state in zip(reversed(segments), reversed(entering), strict=True):
-        parts = _take_apart(*_cut(part, q, k, v, gate), reverse=reverse)
-        grads = _gradients(parts, state, _cut(part, grad_o)[0], grad_state, scale, reverse)
+        parts = _take_apart(q[:, part], k[:, part], v[:, part], _cut(gate, part), reverse)
+        grads = _gradients(parts, state, grad_o[:, part], grad_state, scale, reverse)
         for x, target in zip(grads[:3], (grad_q, grad_k, grad_v), strict=True):
             _put_back(x, target[:, part], reverse)
         if gate is not None and grads[3] is not None:
@@ -369,12 +368,14 @@ def _leaving_state(
     """Compute the state after a segment alone [B * H, K, V]."""
     number, chunk = state.dtype, _chunk_length(k)
     outer = k.shape[0] * k.shape[2]
-    k, v = (_chunked(x.to(number), chunk, reverse) for x in (k, v))
-    if gate is None:
-        return _states(k, v, None, state)[-1]
-    sums = _chunked(gate.to(number).clamp(min=LOG_GATE_FLOOR), chunk, reverse).cumsum(1)
-    last = sums[:, -1:]
-    return _states((last - sums).exp_() * k, v, _decay(last, outer), state)[-1]
+    writing, v = (_chunked(x.to(number), chunk, reverse) for x in (k, v))
+    decay = None
+    if gate is not None:
+        sums = _chunked(gate.to(number).clamp(min=LOG_GATE_FLOOR), chunk, reverse).cumsum(1)
+        last = sums[:, -1:]
+        writing, decay = (last - sums).exp_() * writing, _decay(last, outer)
+    # A copy, as the other chunks' states need not be kept.
+    return _states(writing, v, decay, state)[-1].clone()
 
 
 def _decay(last: Tensor, outer: int) -> Tensor:
@@ -418,8 +419,8 @@ def _segments(q: Tensor, v: Tensor, reverse: bool) -> list[slice]:
     return [slice(max(0, length - start - steps), length - start) for start in starts]
 
 
-def _cut(part: slice, *tensors: Any) -> list[Any]:
-    return [None if x is None else x[:, part] for x in tensors]
+def _cut(gate: Tensor | None, part: slice) -> Tensor | None:
+    return None if gate is None else gate[:, part]
 
 
 def _number(q: Tensor, k: Tensor, v: Tensor) -> torch.dtype:
