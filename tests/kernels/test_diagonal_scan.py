@@ -575,17 +575,15 @@ def test_triton_gates(guarded_memory, device, gates, dtype) -> None:
     harness.check(out, expected(arguments, grads, False), TRITON_TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("initial", [False, True])
+@pytest.mark.parametrize(("initial", "reverse"), [(False, False), (True, True), (True, False)])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 17, 35)])
 @pytest.mark.parametrize("device", DEVICES)
 def test_triton_complex(guarded_memory, in_padding, device, shape, initial, reverse) -> None:
-    for dtype, gates in [(torch.complex64, "rotating"), (torch.complex128, "roots of one")]:
-        arguments, grads = make(shape, gates, initial, dtype, device)
-        arguments = [x if x is None else in_padding(x) for x in arguments]
-        grads = [in_padding(x) for x in grads]
-        out = results(diagonal_scan, arguments, grads, reverse=reverse, backend="triton")
-        harness.check(out, expected(arguments, grads, reverse), TOLERANCE[dtype])
+    arguments, grads = make(shape, "rotating", initial, torch.complex64, device)
+    arguments = [x if x is None else in_padding(x) for x in arguments]
+    grads = [in_padding(x) for x in grads]
+    out = results(diagonal_scan, arguments, grads, reverse=reverse, backend="triton")
+    harness.check(out, expected(arguments, grads, reverse), TOLERANCE[torch.complex64])
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -595,6 +593,9 @@ def test_triton_mixes_real_and_complex_and_repeats_gates(device) -> None:
     for arguments in [(a.real, b, state), (gate, b.real, state.real), (gate.conj(), b, None)]:
         out = results(diagonal_scan, arguments, grads, backend="triton")
         harness.check(out, expected(arguments, grads, False), 1e-6)
+    arguments, grads = make((1, 20, 3), "roots of one", True, torch.complex128, device)
+    out = results(diagonal_scan, arguments, grads, backend="triton")
+    harness.check(out, expected(arguments, grads, False), TOLERANCE[torch.complex128])
 
 
 @pytest.mark.parametrize(("initial", "reverse"), [(False, False), (True, True), (True, False)])
@@ -604,14 +605,11 @@ def test_triton_packed(guarded_memory, in_padding, device, dtype, initial, rever
     ends = [0, 0, 1, 18, 18, 30]
     arguments, grads = make_packed(ends, "signed", initial, dtype, device)
     arguments = [x if x is None else in_padding(x) for x in arguments]
-    out = {}
-    for integer in (torch.int32, torch.int64):
-        keywords = {"cu_seqlens": torch.tensor(ends, dtype=integer, device=device)}
-        out = results(
-            diagonal_scan, arguments, grads, reverse=reverse, backend="triton", **keywords
-        )
-        keywords["cu_seqlens"] = keywords["cu_seqlens"].cpu()
-        harness.check(out, expected(arguments, grads, reverse, **keywords), TOLERANCE[dtype])
+    cu_seqlens = torch.tensor(ends, dtype=torch.int32 if reverse else torch.int64)
+    keywords = {"cu_seqlens": cu_seqlens.to(device), "backend": "triton"}
+    out = results(diagonal_scan, arguments, grads, reverse=reverse, **keywords)
+    oracle = expected(arguments, grads, reverse, cu_seqlens=cu_seqlens)
+    harness.check(out, oracle, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -633,6 +631,21 @@ def test_triton_at_full_size(guarded_memory, device, shape, gates, reverse) -> N
         arguments, grads = make(shape, gates, dtype=dtype, device=device)
         out = results(diagonal_scan, arguments, grads, reverse=reverse)
         harness.check(out, expected(arguments, grads, reverse), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("device", GPU)
+def test_triton_complex_and_packed_at_full_size(guarded_memory, device, reverse) -> None:
+    for gates in COMPLEX_GATES:
+        arguments, grads = make((4, 1000, 129), gates, True, torch.complex64, device)
+        out = results(diagonal_scan, arguments, grads, reverse=reverse)
+        harness.check(out, expected(arguments, grads, reverse), 2e-6)
+    ends = torch.tensor([0, 1, 1000, 1000, 1003, 4000])
+    for dtype in (torch.float32, torch.bfloat16, torch.complex64):
+        arguments, grads = make_packed(ends.tolist(), "weak", True, dtype, device, width=200)
+        out = results(diagonal_scan, arguments, grads, reverse=reverse, cu_seqlens=ends.to(device))
+        oracle = expected(arguments, grads, reverse, cu_seqlens=ends)
+        harness.check(out, oracle, max(TOLERANCE[dtype], 2e-6))
 
 
 def test_triton_kernels_in_the_interpreter(in_the_interpreter) -> None:

@@ -399,8 +399,10 @@ def test_triton(guarded_memory, in_padding, device, shape, dtype, initial) -> No
     check(out, expected(arguments, grads), TRITON_TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("initial", [False, True])
-@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize(
+    ("scores", "initial"),
+    [*((scores, True) for scores in SCORES), ("masked", False), ("all masked", False)],
+)
 @pytest.mark.parametrize("device", DEVICES)
 def test_triton_scores(guarded_memory, device, scores, initial) -> None:
     arguments, grads = make((1, 20, 2, 4), scores, initial, device=device)
