@@ -238,7 +238,8 @@ def attention_backward(
         grad_scores = incoming @ part.of_keys(work.v).mT
         if score == "sigmoid":
             grad_scores.mul_(torch.addcmul(weights, weights, weights, value=-1))
-            grad_bias[part.heads] += part.by_head(grad_scores).sum((1, 3))
+            of_stack = part.by_head(grad_scores).sum((1, 3)).unflatten(0, (-1, part.stack))
+            grad_bias[part.heads] += of_stack.sum(1)
         else:
             grad_scores.sub_(part.of_rows(mean)).mul_(weights)
             if isinstance(pattern, Landmark):
@@ -253,11 +254,13 @@ def attention_backward(
 
 
 class _Part(NamedTuple):
-    """A tile of queries of some key heads.
+    """A tile of queries of some key heads, or several like it that follow each other.
 
     Attributes:
         heads: which of the B * Hkv key heads.
-        tile: the queries and the keys.
+        tile: the queries and the keys, of the first tile.
+        stack: how many tiles. Each is as far from the one before as a tile has queries, and so are
+            its keys; they are computed as if they were of other heads.
         shared: query heads G of a key head.
         offset: position of the first of all queries.
         hidden: slices of the keys, and what is added to the scores of these: 0, or HIDDEN where a
@@ -266,9 +269,27 @@ class _Part(NamedTuple):
 
     heads: slice
     tile: Tile
+    stack: int
     shared: int
     offset: int
     hidden: tuple[tuple[slice, Tensor], ...]
+
+    @property
+    def width(self) -> int:
+        """How many keys a tile has."""
+        return sum(map(len, self.tile.keys))
+
+    def is_before(self, other: "_Part") -> bool:
+        """Whether another part's tile looks like these and comes next."""
+        (rows, keys, clear), (rows_, keys_, clear_) = self.tile, other.tile
+        shift = self.stack * len(rows)
+        return (
+            len(keys) == len(keys_) == 1
+            and rows.step == keys[0].step == 1
+            and clear == clear_
+            and rows_ == range(rows.start + shift, rows.stop + shift)
+            and keys_[0] == range(keys[0].start + shift, keys[0].stop + shift)
+        )
 
     def i(self, like: Tensor) -> Tensor:
         """Positions of the queries [rows, 1]."""
@@ -284,17 +305,17 @@ class _Part(NamedTuple):
 
     def unclear(self) -> list[slice]:
         """Which of the keys some query of the tile does not see."""
-        count, clear = sum(map(len, self.tile.keys)), self.tile.clear
+        clear = self.tile.clear
         if len(clear) == 0:
-            return [slice(0, count)]
-        sides = slice(0, clear.start), slice(clear.stop, count)
+            return [slice(0, self.width)]
+        sides = slice(0, clear.start), slice(clear.stop, self.width)
         return [columns for columns in sides if columns.start < columns.stop]
 
     def likeness(self, period: int) -> tuple[Any, ...]:
         """Equal for tiles whose queries and unclear keys lie alike, up to whole periods."""
         # The unclear keys are all of the last range.
         keys, first = self.tile.keys[-1], self.tile.rows[0] + self.offset
-        before = sum(map(len, self.tile.keys)) - len(keys)
+        before = self.width - len(keys)
         places = (
             (keys.start + (x.start - before) * keys.step - first, x.stop - x.start)
             for x in self.unclear()
@@ -302,32 +323,52 @@ class _Part(NamedTuple):
         return len(self.tile.rows), first % period, *places
 
     def of_rows(self, x: Tensor) -> Tensor:
-        """Take the part's queries [heads, rows * G, d] of x [B * Hkv, L * G, d]."""
-        rows = self.tile.rows
-        step = slice(rows[0], rows[-1] + 1, rows.step)
-        return x[self.heads].unflatten(1, (-1, self.shared))[:, step].flatten(1, 2)
+        """Take the part's queries [heads * stack, rows * G, d] of x [B * Hkv, L * G, d]."""
+        return self._rows(x).reshape(-1, len(self.tile.rows) * self.shared, x.shape[2])
 
     def of_keys(self, x: Tensor) -> Tensor:
-        """Take the part's keys [heads, keys, d] of x [B * Hkv, M, d]."""
-        found = [x[self.heads, keys.start : keys.stop : keys.step] for keys in self.tile.keys]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+        """Take the part's keys [heads * stack, keys, d] of x [B * Hkv, M, d]."""
+        if self.stack > 1:
+            keys, step = self.tile.keys[0], len(self.tile.rows)
+            end = keys.start + (self.stack - 1) * step + len(keys)
+            found = x[self.heads, keys.start : end].unfold(1, len(keys), step)
+            return found.transpose(2, 3).flatten(0, 1)
+        pieces = [x[self.heads, keys.start : keys.stop : keys.step] for keys in self.tile.keys]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
     def store(self, x: Tensor, value: Tensor) -> None:
         """Set the part's queries of x to a value."""
-        rows = self.tile.rows
-        step = slice(rows[0], rows[-1] + 1, rows.step)
-        x[self.heads].unflatten(1, (-1, self.shared))[:, step] = value.unflatten(
-            1, (-1, self.shared)
-        )
+        place = self._rows(x)
+        place.copy_(value.view(place.shape))
 
     def add_to_keys(self, x: Tensor, value: Tensor) -> None:
         """Add a value to the part's keys of x."""
+        if self.stack > 1:
+            keys, step = self.tile.keys[0], len(self.tile.rows)
+            # The keys of a tile overlap those of the next: a step's width of each at a time.
+            for start in range(0, len(keys), step):
+                piece = value[:, start : start + step].unflatten(0, (-1, self.stack))
+                first, width = keys.start + start, piece.shape[2]
+                end = first + (self.stack - 1) * step + width
+                place = x[self.heads, first:end].unfold(1, width, step)
+                place += piece.transpose(2, 3)
+            return
         pieces = value.split([len(keys) for keys in self.tile.keys], dim=1)
         for keys, piece in zip(self.tile.keys, pieces, strict=True):
             x[self.heads, keys.start : keys.stop : keys.step] += piece
 
+    def of_heads(self, x: Tensor) -> Tensor:
+        """Take what the part's heads have [heads * stack, ...] of x [B * Hkv, ...]."""
+        return x[self.heads].repeat_interleave(self.stack, dim=0)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """View the part's queries of x [heads, stack * rows, G, d]."""
+        rows = self.tile.rows
+        end = rows[-1] + 1 + (self.stack - 1) * len(rows)
+        return x[self.heads].unflatten(1, (-1, self.shared))[:, rows[0] : end : rows.step]
+
     def by_head(self, scores: Tensor) -> Tensor:
-        """View scores [heads, rows * G, keys] as [heads, rows, G, keys]."""
+        """View scores [heads * stack, rows * G, keys] as [heads * stack, rows, G, keys]."""
         return scores.unflatten(1, (-1, self.shared))
 
 
@@ -368,20 +409,17 @@ class _Work:
 
     def parts(self) -> Iterator[_Part]:
         """Cut the work so that the scores of a part stay in a cache."""
-        pattern, offset = self.pattern, self.keys - self.queries
+        pattern = self.pattern
         if self.lengths is not None:
             pattern = Prefix(int(self.lengths.max()))
         known: dict[Any, list[Tensor]] = {}
-        for tile in pattern.tiles(self.queries, self.keys):
-            count = sum(map(len, tile.keys))
-            if count == 0:
-                continue
-            part = _Part(slice(None), tile, self.shared, offset, ())
+        for part in self._stacked(pattern.tiles(self.queries, self.keys)):
+            tile, size = part.tile, part.shared * len(part.tile.rows) * part.width
             # Most tiles look alike, and a mask takes as long as some products.
             like = tile if isinstance(pattern, Prefix) else part.likeness(period(pattern))
             if self.lengths is None and like not in known:
                 known[like] = self._hidden(part, pattern)
-            step = max(1, SCORES // (len(tile.rows) * self.shared * count))
+            step = max(1, SCORES // (size * part.stack))
             for start in range(0, len(self.q), step):
                 part = part._replace(heads=slice(start, min(len(self.q), start + step)))
                 if self.lengths is None:
@@ -390,16 +428,33 @@ class _Work:
                     hidden = self._hidden(part, Prefix(self.lengths[part.heads]))
                 yield part._replace(hidden=tuple(zip(part.unclear(), hidden, strict=True)))
 
+    def _stacked(self, tiles: Iterator[Tile]) -> Iterator[_Part]:
+        """Put tiles together, of all heads, whose scores fit into a cache together."""
+        held: _Part | None = None
+        for tile in tiles:
+            part = _Part(slice(None), tile, 1, self.shared, self.keys - self.queries, ())
+            if part.width == 0:
+                continue
+            if held is not None:
+                size = len(self.q) * self.shared * len(tile.rows) * part.width
+                if held.is_before(part) and size * (held.stack + 1) <= SCORES:
+                    held = held._replace(stack=held.stack + 1)
+                    continue
+                yield held
+            held = part
+        if held is not None:
+            yield held
+
     def weights(self, part: _Part) -> Tensor:
-        """Compute the weights of a part [heads, rows * G, keys], 0 where nothing is seen."""
+        """Compute a part's weights [heads * stack, rows * G, keys], 0 where nothing is seen."""
         scores = part.of_rows(self.q) @ part.of_keys(self.k).mT
         by_head = part.by_head(scores)
         if self.bias is not None:
-            by_head += self.bias[part.heads]
+            by_head += part.of_heads(self.bias)
         if self.slopes is not None:
-            by_head -= self.slopes[part.heads] * (part.i(scores) - part.j(scores)).abs().unsqueeze(
-                1
-            )
+            by_head -= part.of_heads(self.slopes) * (
+                part.i(scores) - part.j(scores)
+            ).abs().unsqueeze(1)
         for columns, hidden in part.hidden:
             by_head[..., columns] += hidden.unsqueeze(-2)
         if self.score == "sigmoid":

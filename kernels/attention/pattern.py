@@ -315,10 +315,12 @@ def _at_least(least: int, **numbers: int) -> None:
 def _band_tiles(queries: int, keys: int, before: int, after: int, stride: int) -> Iterator[Tile]:
     """Tiles of every `stride`-th query, which see every `stride`-th key of a band."""
     offset = keys - queries
+    # Each query has a use for half of the keys, where a tile is as large as the reach.
+    size = max(16, min(TILE, before + after)) if stride == 1 else TILE
     for residue in range(min(stride, queries)):
         rows = range(residue, queries, stride)
-        for start in range(0, len(rows), TILE):
-            tile = rows[start : start + TILE]
+        for start in range(0, len(rows), size):
+            tile = rows[start : start + size]
             first, last = tile[0] + offset, tile[-1] + offset
             seen = range(max(first - before, first % stride), min(keys, last + after + 1), stride)
             if seen:
