@@ -141,7 +141,6 @@ def scan_backward(
     dtype = torch.promote_types(h.dtype, torch.float32)
     gates, outputs = _conjugate(a.to(dtype)), h.to(dtype)
     initial = None if initial_state is None else _conjugate(initial_state.to(dtype))
-    grad_a = torch.empty(a.shape, dtype=dtype, device=a.device)
     # The steps that have one after them, and the steps that have one before them.
     early, late = slice(None, -1), slice(1, None)
     if reverse:
@@ -149,7 +148,8 @@ def scan_backward(
 
     if cu_seqlens is None:
         first, last = (-1, 0) if reverse else (0, -1)
-        grad_b = torch.empty_like(grad_a)
+        grad_b = torch.empty(a.shape, dtype=dtype, device=a.device)
+        grad_a = torch.empty_like(grad_b)
         torch.add(grad_h[:, last].to(dtype), grad_final, out=grad_b[:, last])
         if a.shape[1] > 1:
             incoming = grad_h[:, early].to(dtype)
@@ -162,11 +162,12 @@ def scan_backward(
         grad_initial = gates[:, first] * grad_b[:, first]
     else:
         spans, filled, firsts, lasts = _ends(cu_seqlens, a.shape[1], reverse)
-        following = torch.empty_like(grad_a)
+        following = torch.empty(a.shape, dtype=dtype, device=a.device)
         following[:, early] = gates[:, late]
         following.index_fill_(1, lasts, 0)
         incoming = grad_h.to(dtype).index_add(1, lasts, grad_final[None, filled])
         grad_b = _packed_scan(following, incoming, spans, firsts, not reverse)
+        grad_a = torch.empty_like(grad_b)
         torch.mul(grad_b[:, late], _conjugate(outputs[:, early]), out=grad_a[:, late])
         if initial is None:
             grad_a.index_fill_(1, firsts, 0)
