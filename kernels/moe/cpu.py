@@ -124,8 +124,13 @@ class _Combine(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, weights: Tensor, order: Tensor, place: Tensor) -> Tensor:
         ctx.save_for_backward(y, weights, order, place)
         number = _accumulator(y, weights)
-        sums = torch.bmm(weights.to(number).unsqueeze(1), _rows_of(y, place).to(number))
-        return sums.squeeze(1).to(y.dtype)
+        shares = weights.to(number).unsqueeze(2).unbind(1)
+        of_token = place.unbind(1)
+        # One row of every token after another: a sum in a fixed order, without a [T, k, F].
+        sums = y.index_select(0, of_token[0]).to(number) * shares[0]
+        for rows, share in zip(of_token[1:], shares[1:], strict=True):
+            sums.addcmul_(y.index_select(0, rows).to(number), share)
+        return sums.to(y.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -161,8 +166,9 @@ class _GroupedMM(torch.autograd.Function):
 def grouped_mm_forward(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
     """Compute the grouped product [N, F], a fresh tensor, without a gradient."""
     y = torch.empty(x.shape[0], w.shape[2], dtype=x.dtype, device=x.device)
-    for rows, matrix in zip(_segments(ends), w.unbind(0), strict=True):
-        torch.mm(x[rows], matrix, out=y[rows])
+    sizes = _sizes(ends)
+    for rows, matrix, place in zip(x.split(sizes), w.unbind(0), y.split(sizes), strict=True):
+        torch.mm(rows, matrix, out=place)
     return y
 
 
@@ -170,16 +176,18 @@ def grouped_mm_backward(x: Tensor, w: Tensor, ends: Tensor, grad: Tensor) -> tup
     """Compute the gradients of x [N, D] and w [E, D, F]; that of an expert without rows is zero."""
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     grad_w = torch.empty(w.shape, dtype=w.dtype, device=w.device)
-    for rows, matrix, place in zip(_segments(ends), w.unbind(0), grad_w.unbind(0), strict=True):
-        torch.mm(grad[rows], matrix.T, out=grad_x[rows])
-        torch.mm(x[rows].T, grad[rows], out=place)
+    sizes = _sizes(ends)
+    of_rows = zip(grad.split(sizes), w.mT.unbind(0), grad_x.split(sizes), strict=True)
+    of_matrices = zip(x.T.split(sizes, 1), grad.split(sizes), grad_w.unbind(0), strict=True)
+    for left, right, place in (*of_rows, *of_matrices):
+        torch.mm(left, right, out=place)
     return grad_x, grad_w
 
 
-def _segments(ends: Tensor) -> list[slice]:
-    """The rows of each group."""
+def _sizes(ends: Tensor) -> list[int]:
+    """How many rows each group has."""
     last = ends.tolist()
-    return [slice(start, end) for start, end in zip([0, *last], last, strict=False)]
+    return [end - start for start, end in zip([0, *last], last, strict=False)]
 
 
 def _rows_of(y: Tensor, place: Tensor) -> Tensor:
