@@ -32,6 +32,10 @@ of float32's rounding; and as no sum of log gates is infinite, none of them is N
 CHUNK = 32
 """Sub-steps in a chunk (a multiple of those of a token, and of one token at least)."""
 
+SEGMENT = 8
+"""Chunks that are worked on at a time. What a segment needs fits into a processor's cache at the
+usual sizes; and of all states, the forward pass keeps those between segments alone."""
+
 
 def gated_delta_rule(
     q: Tensor,
@@ -175,9 +179,10 @@ class _GatedDeltaRule(torch.autograd.Function):
         initial_state: Tensor | None,
         scale: float,
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(q, k, v, beta, log_gate, initial_state)
+        o, final_state, kept = rule_forward(q, k, v, beta, log_gate, initial_state, scale)
+        ctx.save_for_backward(q, k, v, beta, log_gate, initial_state, kept)
         ctx.scale = scale
-        return rule_forward(q, k, v, beta, log_gate, initial_state, scale)
+        return o, final_state
 
     @staticmethod
     def backward(ctx: Any, grad_o: Tensor, grad_final: Tensor) -> Any:
@@ -187,11 +192,11 @@ class _GatedDeltaRule(torch.autograd.Function):
                 "gated_delta_rule can be differentiated only once: call backward or grad without "
                 "create_graph=True"
             )
-        inputs = ctx.saved_tensors
-        q, k, v, beta, log_gate, initial_state = inputs
+        q, k, v, beta, log_gate, initial_state, kept = ctx.saved_tensors
         gradients = rule_backward(
-            q, k, v, beta, log_gate, initial_state, grad_o, grad_final, ctx.scale
+            q, k, v, beta, log_gate, initial_state, kept, grad_o, grad_final, ctx.scale
         )
+        inputs = q, k, v, beta, log_gate, initial_state
         # Neither the gate nor the initial state need be there.
         given = (None if x is None else g for x, g in zip(inputs, gradients, strict=True))
         return *given, None
@@ -205,17 +210,29 @@ def rule_forward(
     log_gate: Tensor | None,
     initial_state: Tensor | None,
     scale: float,
-) -> tuple[Tensor, Tensor]:
-    """Compute o [B, L, H, V] and the final state [B, H, K, V], fresh tensors, without a gradient.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the rule without a gradient, from the arguments of `gated_delta_product`.
 
-    The arguments are those of `gated_delta_product`.
+    Returns:
+        o [B, L, H, V], the final state [B, H, K, V], and the states before the first segment and
+        after each [segments + 1, B, H, K, V] in the final one's type: fresh tensors.
     """
-    batch, length, heads, _ = q.shape
-    x = _cut(q, k, v, beta, log_gate)
-    states, v_new = _scan_states(x, initial_state)
-    o = (x.q_start @ states[:-1]).add_((x.qk * x.causal) @ v_new).mul_(scale)
-    final_state = states[-1].unflatten(0, (batch, heads)).clone()
-    return _join(o, batch, length).to(_out_dtype(q, k, v)), final_state
+    batch, length, heads, width = q.shape
+    shape = (segments(length, k.shape[2]) + 1, batch, heads, width, v.shape[-1])
+    dtype = torch.promote_types(_out_dtype(q, k, v), torch.float32)
+    kept = torch.empty(shape, dtype=dtype, device=q.device)
+    if initial_state is None:
+        kept[0] = 0
+    else:
+        kept[0] = initial_state
+    outputs = []
+    for i, now in enumerate(_slices(length, k.shape[2])):
+        x = _cut(q, k, v, beta, log_gate, now)
+        states, v_new = _scan_states(x, kept[i])
+        kept[i + 1] = states[-1].unflatten(0, (batch, heads))
+        o = (x.q_start @ states[:-1]).add_((x.qk * x.causal) @ v_new).mul_(scale)
+        outputs.append(_join(o, batch, length - now.start))
+    return torch.cat(outputs, dim=1).to(_out_dtype(q, k, v)), kept[-1].clone(), kept
 
 
 def rule_backward(
@@ -225,15 +242,15 @@ def rule_backward(
     beta: Tensor,
     log_gate: Tensor | None,
     initial_state: Tensor | None,
+    kept: Tensor,
     grad_o: Tensor,
     grad_final: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Compute the gradients of `rule_forward`'s arguments from those of its results.
+    """Compute the gradients of `rule_forward`'s arguments from those of its first two results.
 
-    Nothing but the arguments is kept between the two: chunks and states are computed again. With
-    Y = (I + A)^-1' dV', the triangular system passes on beta Y to V - e^G K S, and -Y V'' to A, of
-    which what lies below the diagonal counts.
+    Nothing but the arguments and the states `kept` lie between the two: a segment's chunks and
+    states are computed again.
 
     Returns:
         The gradients of q, k, v, beta, log_gate and the initial state, in their shapes and types.
@@ -242,67 +259,46 @@ def rule_backward(
     """
     batch, length, heads, _ = q.shape
     substeps = k.shape[2]
-    x = _cut(q, k, v, beta, log_gate)
-    states, v_new = _scan_states(x, initial_state)
-    grad = _split(grad_o.to(states.dtype), x.q.shape[2]).mul(scale)
-    grad_states, grad_v_new = _scan_grad_states(x, grad, grad_final)
+    grad_state = grad_final
+    found: list[tuple[Tensor, ...]] = []
+    for now, state in reversed(list(zip(_slices(length, substeps), kept[:-1], strict=True))):
+        x = _cut(q, k, v, beta, log_gate, now)
+        states, v_new = _scan_states(x, state)
+        grad = _split(grad_o[:, now].to(states.dtype), x.q.shape[2]).mul(scale)
+        grad_states, grad_v_new = _scan_grad_states(x, grad, grad_state)
+        gradients = _gradients(x, states[:-1], grad_states[1:], v_new, grad, grad_v_new, substeps)
+        rest = length - now.start
+        rows = (rest, rest * substeps, rest * substeps, rest * substeps, rest)
+        found.append(tuple(_join(g, batch, n) for g, n in zip(gradients, rows, strict=False)))
+        grad_state = grad_states[0].unflatten(0, (batch, heads))
 
-    # Through what a chunk reads of the state before it, and writes into the one after it.
-    solved = torch.linalg.solve_triangular(x.system.mT, grad_v_new, upper=True, unitriangular=True)
-    read = solved @ states[:-1].mT
-    grad_beta = torch.linalg.vecdot(solved, x.v) - torch.linalg.vecdot(read, x.k_start)
-    read = read.mul_(x.beta).neg_()
-    written = v_new @ grad_states[1:].mT
-    queried = grad @ states[:-1].mT
-
-    # Through the products of keys and of queries with keys within the chunk.
-    grad_kk = (solved @ v_new.mT).neg_().mul_(x.strict)
-    grad_beta += torch.linalg.vecdot(grad_kk, x.kk)
-    grad_kk = grad_kk.mul_(x.beta)
-    grad_qk = (grad @ v_new.mT).mul_(x.causal)
-    grad_q = grad_qk @ x.k + _scaled(queried, x.start)
-    grad_k = (grad_kk + grad_kk.mT) @ x.k
-    grad_k += grad_qk.mT @ x.q
-    grad_k += _scaled(read, _repeated(x.start, substeps))
-    grad_k += _scaled(written, _repeated(x.end, substeps))
-
-    grad_log_gate = beta.new_empty(0)
-    if log_gate is not None and x.total is not None:
-        # By the logarithm of Gamma_ts, whose last row is also the decay of what is `written`.
-        between = _by_token(grad_kk.mul_(x.kk), substeps, (-2, -1))
-        between = between.add_(_by_token(grad_qk.mul_(x.qk), substeps, (-1,)))
-        between[..., -1, :] += _by_token(torch.linalg.vecdot(written, x.k_end), substeps, (-1,))
-        # By that of the decay from the chunk's start to t.
-        before = torch.linalg.vecdot(queried, x.q_start)
-        before += _by_token(torch.linalg.vecdot(read, x.k_start), substeps, (-1,))
-        through = (states[:-1] * grad_states[1:]).sum((-2, -1))
-        before[..., -1] += through * x.total[..., 0, 0]
-        # The gate of token r is part of Gamma_ts where s < r <= t. These are summed alone: as a
-        # difference of larger sums, the gradient of a strong gate would be rounding errors.
-        later = between.new_ones(between.shape[-2:]).triu(1)
-        gates = (between @ later + before.unsqueeze(-1)).tril_().sum(-2)
-        gates = _join(gates.unsqueeze(-1), batch, length).squeeze(-1)
-        grad_log_gate = gates.to(log_gate.dtype) * (log_gate >= LOG_GATE_FLOOR)
-
-    def by_substep(gradient: Tensor, like: Tensor) -> Tensor:
-        return _join(gradient, batch, length * substeps).view(like.shape).to(like.dtype)
-
-    state_dtype = grad_final.dtype if initial_state is None else initial_state.dtype
-    grad_initial = grad_states[0].unflatten(0, (batch, heads)).to(state_dtype, copy=True)
-    return (
-        _join(grad_q, batch, length).to(q.dtype),
-        by_substep(grad_k, k),
-        by_substep(solved * x.beta, v),
-        by_substep(grad_beta.unsqueeze(-1), beta),
-        grad_log_gate,
-        grad_initial.to(
-            grad_final.dtype if initial_state is None else initial_state.dtype, copy=True
-        ),
+    given = (q, k, v, beta) if log_gate is None else (q, k, v, beta, log_gate)
+    grad_q, grad_k, grad_v, grad_beta, *grad_gate = (
+        torch.cat(parts[::-1], dim=1).view(like.shape).to(like.dtype)
+        for like, *parts in zip(given, *found, strict=True)
     )
+    if log_gate is None:
+        grad_log_gate = beta.new_empty(0)
+    else:
+        grad_log_gate = grad_gate[0] * (log_gate >= LOG_GATE_FLOOR)
+    dtype = grad_final.dtype if initial_state is None else initial_state.dtype
+    return grad_q, grad_k, grad_v, grad_beta, grad_log_gate, grad_state.to(dtype, copy=True)
+
+
+def segments(length: int, substeps: int) -> int:
+    """Count the segments of a sequence."""
+    tokens = SEGMENT * max(1, CHUNK // substeps)
+    return (length + tokens - 1) // tokens
+
+
+def _slices(length: int, substeps: int) -> list[slice]:
+    """Find the tokens of each segment."""
+    tokens = SEGMENT * max(1, CHUNK // substeps)
+    return [slice(i, min(i + tokens, length)) for i in range(0, length, tokens)]
 
 
 class _Chunks(NamedTuple):
-    """The arguments in chunks, and what of them does not depend on the state.
+    """The arguments of a segment in chunks, and what of them does not depend on the state.
 
     With N chunks of c tokens, C = c n sub-steps, and B * H sequences:
     """
@@ -327,9 +323,13 @@ class _Chunks(NamedTuple):
     u: Tensor  # (I + A)^-1 beta V [N, B * H, C, V]
 
 
-def _cut(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gate: Tensor | None) -> _Chunks:
+def _cut(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gate: Tensor | None, now: slice
+) -> _Chunks:
+    """Cut the tokens `now` into chunks."""
     dtype = torch.promote_types(_out_dtype(q, k, v), torch.float32)
     substeps = k.shape[2]
+    q, k, v, beta = (x[:, now] for x in (q, k, v, beta))
     tokens = min(max(1, CHUNK // substeps), q.shape[1])
     q = _split(q.to(dtype), tokens)
     k, v, beta = (
@@ -340,7 +340,7 @@ def _cut(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gate: Tensor | None)
     if log_gate is None:
         decay = q.new_ones(tokens, tokens).tril_()
     else:
-        gates = _split(log_gate.to(dtype).clamp(min=LOG_GATE_FLOOR).unsqueeze(-1), tokens)
+        gates = _split(log_gate[:, now].to(dtype).clamp(min=LOG_GATE_FLOOR).unsqueeze(-1), tokens)
         # Column s, from row s + 1 on, sums the log gates after s.
         between = gates.expand(*gates.shape[:-1], tokens).tril(-1).cumsum(-2)
         decay = between.exp().tril_()
@@ -362,14 +362,11 @@ def _cut(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gate: Tensor | None)
     )  # fmt: skip
 
 
-def _scan_states(x: _Chunks, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
+def _scan_states(x: _Chunks, state: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the state before each chunk and after the last [N + 1, B * H, K, V], and V'."""
-    states = x.v.new_empty(len(x.v) + 1, x.v.shape[1], x.k.shape[-1], x.v.shape[-1])
+    states = x.v.new_empty(len(x.v) + 1, *state.flatten(0, 1).shape)
     v_new = torch.empty_like(x.v)
-    if initial_state is None:
-        states[0] = 0
-    else:
-        states[0] = initial_state.flatten(0, 1)
+    states[0] = state.flatten(0, 1)
     for i in range(len(v_new)):
         torch.baddbmm(x.u[i], x.w[i], states[i], alpha=-1, out=v_new[i])
         kept = states[i] if x.total is None else states[i] * x.total[i]
@@ -417,6 +414,66 @@ def _join(x: Tensor, batch: int, length: int) -> Tensor:
 
 def _out_dtype(q: Tensor, k: Tensor, v: Tensor) -> torch.dtype:
     return torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+
+
+def _gradients(
+    x: _Chunks,
+    entering: Tensor,
+    grad_leaving: Tensor,
+    v_new: Tensor,
+    grad: Tensor,
+    grad_v_new: Tensor,
+    substeps: int,
+) -> tuple[Tensor, ...]:
+    """Compute the gradients of chunks' q, k, v, beta and, if there are any, log gates.
+
+    With Y = (I + A)^-1' dV', the triangular system passes on beta Y to V - e^G K S, and -Y V'' to
+    A, of which what lies below the diagonal counts.
+
+    Args:
+        x: the chunks.
+        entering: the states before them.
+        grad_leaving: the gradients of the states after them.
+        v_new: V'.
+        grad: the gradient of O, times the scale.
+        grad_v_new: the gradient of V'.
+        substeps: n.
+    """
+    # Through what a chunk reads of the state before it, and writes into the one after it.
+    solved = torch.linalg.solve_triangular(x.system.mT, grad_v_new, upper=True, unitriangular=True)
+    read = solved @ entering.mT
+    grad_beta = torch.linalg.vecdot(solved, x.v) - torch.linalg.vecdot(read, x.k_start)
+    read = read.mul_(x.beta).neg_()
+    written = v_new @ grad_leaving.mT
+    queried = grad @ entering.mT
+
+    # Through the products of keys and of queries with keys within the chunk.
+    grad_kk = (solved @ v_new.mT).neg_().mul_(x.strict)
+    grad_beta += torch.linalg.vecdot(grad_kk, x.kk)
+    grad_kk = grad_kk.mul_(x.beta)
+    grad_qk = (grad @ v_new.mT).mul_(x.causal)
+    grad_q = grad_qk @ x.k + _scaled(queried, x.start)
+    grad_k = (grad_kk + grad_kk.mT) @ x.k
+    grad_k += grad_qk.mT @ x.q
+    grad_k += _scaled(read, _repeated(x.start, substeps))
+    grad_k += _scaled(written, _repeated(x.end, substeps))
+    grad_v = solved * x.beta
+    if x.total is None:
+        return grad_q, grad_k, grad_v, grad_beta.unsqueeze(-1)
+
+    # By the logarithm of Gamma_ts, whose last row is also the decay of what is `written`.
+    between = _by_token(grad_kk.mul_(x.kk), substeps, (-2, -1))
+    between = between.add_(_by_token(grad_qk.mul_(x.qk), substeps, (-1,)))
+    between[..., -1, :] += _by_token(torch.linalg.vecdot(written, x.k_end), substeps, (-1,))
+    # By that of the decay from the chunk's start to t.
+    before = torch.linalg.vecdot(queried, x.q_start)
+    before += _by_token(torch.linalg.vecdot(read, x.k_start), substeps, (-1,))
+    before[..., -1] += (entering * grad_leaving).sum((-2, -1)) * x.total[..., 0, 0]
+    # The gate of token r is part of Gamma_ts where s < r <= t. These are summed alone: as a
+    # difference of larger sums, the gradient of a strong gate would be rounding errors.
+    later = between.new_ones(between.shape[-2:]).triu(1)
+    grad_gate = (between @ later + before.unsqueeze(-1)).tril_().sum(-2)
+    return grad_q, grad_k, grad_v, grad_beta.unsqueeze(-1), grad_gate.unsqueeze(-1)
 
 
 def _scaled(x: Tensor, factor: Tensor | None) -> Tensor:

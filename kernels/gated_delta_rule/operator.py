@@ -135,7 +135,7 @@ def _call(
         if missing and backend == "triton":
             raise ValueError(f"the Triton kernels have no {missing}: choose backend 'cpu'")
         chosen = "cpu" if missing else chosen
-    o, final_state = _forward(q, k, v, beta, log_gate, initial_state, scale, chosen)
+    o, final_state, _ = _forward(q, k, v, beta, log_gate, initial_state, scale, chosen)
     return o, final_state
 
 
@@ -207,11 +207,11 @@ def _forward(
     initial_state: Tensor | None,
     scale: float,
     backend: str,
-) -> tuple[Tensor, Tensor]:
-    o, final_state = _implementation(backend).rule_forward(
+) -> tuple[Tensor, Tensor, Tensor]:
+    o, final_state, kept = _implementation(backend).rule_forward(
         q, k, v, beta, log_gate, initial_state, scale
     )
-    return o, final_state
+    return o, final_state, kept
 
 
 @_forward.register_fake
@@ -224,12 +224,14 @@ def _(
     initial_state: Tensor | None,
     scale: float,
     backend: str,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, heads, width = q.shape
     dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     o = q.new_empty(batch, length, heads, v.shape[-1], dtype=dtype)
     state_dtype = torch.promote_types(dtype, torch.float32)
-    return o, q.new_empty(batch, heads, width, v.shape[-1], dtype=state_dtype)
+    final_state = q.new_empty(batch, heads, width, v.shape[-1], dtype=state_dtype)
+    kept = cpu.segments(length, k.shape[2]) + 1 if backend == "cpu" else 0
+    return o, final_state, final_state.new_empty(kept, *final_state.shape)
 
 
 @torch.library.custom_op("nas::gated_delta_rule_backward", mutates_args=())
@@ -240,6 +242,7 @@ def _backward(
     beta: Tensor,
     log_gate: Tensor | None,
     initial_state: Tensor | None,
+    kept: Tensor,
     grad_o: Tensor,
     grad_final: Tensor,
     scale: float,
@@ -247,7 +250,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     grad_q, grad_k, grad_v, grad_beta, grad_log_gate, grad_initial = _implementation(
         backend
-    ).rule_backward(q, k, v, beta, log_gate, initial_state, grad_o, grad_final, scale)
+    ).rule_backward(q, k, v, beta, log_gate, initial_state, kept, grad_o, grad_final, scale)
     return grad_q, grad_k, grad_v, grad_beta, grad_log_gate, grad_initial
 
 
@@ -259,6 +262,7 @@ def _(
     beta: Tensor,
     log_gate: Tensor | None,
     initial_state: Tensor | None,
+    kept: Tensor,
     grad_o: Tensor,
     grad_final: Tensor,
     scale: float,
@@ -275,14 +279,16 @@ def _(
     )
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, ctx.scale, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
+    ctx.save_for_backward(*tensors, output[2])
 
 
-def _differentiate(ctx: Any, grad_o: Tensor, grad_final: Tensor) -> tuple[Tensor | None, ...]:
-    inputs = ctx.saved_tensors
-    gradients = _backward(*inputs, grad_o, grad_final, ctx.scale, ctx.backend)
+def _differentiate(
+    ctx: Any, grad_o: Tensor, grad_final: Tensor, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    *inputs, kept = ctx.saved_tensors
+    gradients = _backward(*inputs, kept, grad_o, grad_final, ctx.scale, ctx.backend)
     # Neither the gate nor the initial state need be there.
     given = (None if x is None else g for x, g in zip(inputs, gradients, strict=True))
     return *given, None, None

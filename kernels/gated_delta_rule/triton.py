@@ -33,10 +33,11 @@ def rule_forward(
     log_gate: Tensor | None,
     initial_state: Tensor | None,
     scale: float,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compute o [B, L, H, V] and the final state [B, H, K, V] as `cpu.rule_forward` does.
 
-    K is at most 256, n at most 32, and none of q, k and v float64.
+    K is at most 256, n at most 32, and none of q, k and v float64. No states are kept: the third
+    result has no elements.
     """
     with torch.cuda.device_of(q):
         x = _prepare(q, k, v, beta, log_gate)
@@ -47,7 +48,7 @@ def rule_forward(
             x.q, x.k, x.gate, x.start, states, v_new, o,
             scale, *x.sizes, **x.constants, **x.gates, READS=x.reads,
         )  # fmt: skip
-    return o, final_state
+    return o, final_state, final_state.new_empty(0, *final_state.shape)
 
 
 def rule_backward(
@@ -57,6 +58,7 @@ def rule_backward(
     beta: Tensor,
     log_gate: Tensor | None,
     initial_state: Tensor | None,
+    kept: Tensor,
     grad_o: Tensor,
     grad_final: Tensor,
     scale: float,

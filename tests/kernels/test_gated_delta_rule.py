@@ -196,6 +196,23 @@ def test_cpu_at_length_1000() -> None:
     harness.check(out, expected(arguments, grads), TOLERANCE[torch.float32])
 
 
+@pytest.mark.parametrize("log_gate", ["absent", "strong"])
+@pytest.mark.parametrize("substeps", [1, 2, 40])
+@pytest.mark.parametrize("length", [64, 65, 193])
+def test_cpu_in_segments(monkeypatch, length, substeps, log_gate) -> None:
+    monkeypatch.setattr(cpu, "SEGMENT", 2)
+    length = max(1, length // substeps)
+    arguments, grads = make((2, length, substeps, 1, 12, 10), log_gate, beta="to one")
+    meta = {name: None if x is None else x.to("meta") for name, x in arguments.items()}
+    kept, fake = (
+        torch.ops.nas.gated_delta_rule(*x.values(), 0.3, "cpu")[2] for x in (arguments, meta)
+    )
+    tokens = 2 * max(1, 32 // substeps)
+    assert len(kept) == len(fake) == -(-length // tokens) + 1
+    out = results(arguments, grads, backend="cpu", scale=0.3)
+    harness.check(out, expected(arguments, grads, scale=0.3), TOLERANCE[torch.float32])
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", [(2, 70, 1, 2, 24, 16), (1, 15, 2, 1, 4, 1), (1, 3, 40, 2, 5, 7)])
 def test_cpu_in_every_type(guarded_memory, shape, dtype) -> None:
@@ -321,7 +338,8 @@ def test_operators_are_registered_correctly(initial, log_gate, dtype) -> None:
     arguments, grads = make((2, 20, 2, 1, 3, 4), log_gate, initial=initial, dtype=dtype)
     tensors = [arguments[name] for name in INPUTS]
     backward = torch.ops.nas.gated_delta_rule_backward.default
-    torch.library.opcheck(backward, (*tensors, *grads, 0.5, "cpu"))
+    kept = torch.zeros(2, 2, 1, 3, 4)
+    torch.library.opcheck(backward, (*tensors, kept, *grads, 0.5, "cpu"))
     leaves = [x if x is None else x.requires_grad_() for x in tensors]
     torch.library.opcheck(torch.ops.nas.gated_delta_rule.default, (*leaves, 0.5, "cpu"))
 
@@ -354,7 +372,7 @@ class Layer(torch.nn.Module):
 
 def test_compiled_code_has_the_same_gradients_at_every_length() -> None:
     compiled = torch.compile(Layer(), backend="aot_eager", fullgraph=True, dynamic=True)
-    for length in (20, 33, 47):
+    for length in (20, 33, 300):
         arguments, grads = make((2, length, 1, 2, 3, 4))
         out, plain = (results(single(arguments), grads, f) for f in (compiled, Layer()))
         for name in plain:
@@ -368,7 +386,7 @@ def test_exported_programs_hold_one_operator_of_any_length() -> None:
     program = torch.export.export(Layer(), arguments, dynamic_shapes=dynamic)
     calls = [node for node in program.graph.nodes if "gated_delta_rule" in str(node.target)]
     assert len(calls) == 1
-    longer = tuple(single(make((2, 45, 1, 2, 3, 4))[0]).values())
+    longer = tuple(single(make((2, 300, 1, 2, 3, 4))[0]).values())
     for out, plain in zip(program.module()(*longer), Layer()(*longer), strict=True):
         assert torch.equal(out, plain)
 
