@@ -35,7 +35,7 @@ CHUNKS = (32, 16, 8)
 HALF_CHUNK_FLOOR = 4 * LOG_GATE_FLOOR
 """Of the sum of one channel's log gates over half a chunk; below it chunks must be shorter."""
 
-SEGMENT_ELEMENTS = 2**18
+SEGMENT_ELEMENTS = 2**17
 """Of a tensor of a segment: sequences go through in segments whose tensors stay in a core's cache
 and reuse each other's memory. In one piece they take up to twice as long."""
 
@@ -155,7 +155,7 @@ def attention_forward(
 ) -> tuple[Tensor, Tensor]:
     """Compute o [B, L, H, V] and the final state [B, H, K, V], fresh tensors, no gradient."""
     out_dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    gate = _per_channel(log_gate)
+    gate, _ = _floored(log_gate)
     state = _initial(q, k, v, initial_state)
     o = torch.empty(v.shape, dtype=out_dtype, device=v.device)
     for part in _segments(q, v, reverse):
@@ -198,7 +198,7 @@ def attention_backward(
         The gradients of q, k, v and log_gate in their shapes and types (of log_gate an empty
         tensor where that is None), and of the initial state [B, H, K, V] in the type of the final.
     """
-    gate = _per_channel(log_gate)
+    gate, below = _floored(log_gate)
     segments = _segments(q, v, reverse)
     # The states that enter the segments; within each they are computed again.
     entering = [_initial(q, k, v, initial_state)]
@@ -219,10 +219,11 @@ def attention_backward(
             _put_back(x, target[:, part], reverse)
         if gate is not None and grads[3] is not None:
             _put_back(grads[3], grad_gate[:, part], reverse)
-            grad_gate[:, part].mul_(gate[:, part] >= LOG_GATE_FLOOR)
         grad_state = grads[4]
     if log_gate is not None:
         grad_gate = grad_gate.view(log_gate.shape)
+    if below is not None:
+        grad_gate.masked_fill_(below, 0)
     grad_initial = grad_state.clone().unflatten(0, (q.shape[0], q.shape[2]))
     return grad_q, grad_k, grad_v, grad_gate, grad_initial
 
@@ -328,8 +329,8 @@ def _take_apart(q: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, reverse: b
     last = sums[:, -1:]
     decay = _decay(last, outer)
     if sums.shape[-1] == 1:
-        later = torch.ones_like(sums[0] - sums[0].mT, dtype=torch.bool).triu_(1)
-        weights = (sums - sums.mT).masked_fill_(later, -torch.inf).exp_()
+        # Above the diagonal it may overflow, and is replaced.
+        weights = (sums - sums.mT).exp_().tril_()
         scores = torch.bmm(q, k.mT).mul_(weights)
         read_decay, write_decay = sums.exp(), (last - sums).exp_()
         return _Parts(
@@ -351,7 +352,6 @@ def _take_apart(q: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, reverse: b
 
 def _gate_sums(gate: Tensor, chunk: int, reverse: bool) -> tuple[int, Tensor]:
     """Choose the length of a chunk, and sum its log gates from its start [N, C, 1 or K]."""
-    gate = gate.clamp(min=LOG_GATE_FLOOR)
     for shorter in [chunk, *(c for c in CHUNKS if c < chunk)]:
         sums = _chunked(gate, shorter, reverse).cumsum(1)
         middle, last = sums[:, shorter // 2 - 1], sums[:, -1]
@@ -371,7 +371,7 @@ def _leaving_state(
     writing, v = (_chunked(x.to(number), chunk, reverse) for x in (k, v))
     decay = None
     if gate is not None:
-        sums = _chunked(gate.to(number).clamp(min=LOG_GATE_FLOOR), chunk, reverse).cumsum(1)
+        sums = _chunked(gate.to(number), chunk, reverse).cumsum(1)
         last = sums[:, -1:]
         writing, decay = (last - sums).exp_() * writing, _decay(last, outer)
     # A copy, as the other chunks' states need not be kept.
@@ -437,9 +437,14 @@ def _initial(q: Tensor, k: Tensor, v: Tensor, state: Tensor | None) -> Tensor:
     return torch.zeros(batch * heads, keys, v.shape[3], dtype=number, device=q.device)
 
 
-def _per_channel(log_gate: Tensor | None) -> Tensor | None:
-    """Give a gate per head [B, L, H] a channel of its own."""
-    return log_gate if log_gate is None or log_gate.dim() == 4 else log_gate.unsqueeze(-1)
+def _floored(log_gate: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Apply the floor, where there is need: log gates [B, L, H, 1 or K], and those below it."""
+    if log_gate is None:
+        return None, None
+    gate = log_gate if log_gate.dim() == 4 else log_gate.unsqueeze(-1)
+    if gate.amin() >= LOG_GATE_FLOOR:
+        return gate, None
+    return gate.clamp(min=LOG_GATE_FLOOR), log_gate < LOG_GATE_FLOOR
 
 
 def _chunk_length(q: Tensor) -> int:
