@@ -397,14 +397,14 @@ def test_triton_kernels_in_the_interpreter(in_the_interpreter) -> None:
     ("number", "taps", "silu", "given"),
     [("bf16", 4, True, True), ("fp32", 8, True, True), ("fp32", 1, False, False)],
 )
-@pytest.mark.parametrize("kernel", ["_forward_kernel", "_backward_kernel"])
+@pytest.mark.parametrize("kernel", ["forward_kernel", "backward_kernel"])
 def test_triton_kernels_compile_for_a_gpu_that_is_not_here(
     kernel, number, taps, silu, given
 ) -> None:
     triton = pytest.importorskip("triton")
     if INTERPRETING:
         pytest.skip("nothing compiles in the interpreter")
-    from nas.kernels.causal_conv1d import triton as kernels
+    from nas.kernels.causal_conv1d import triton_kernels as kernels
 
     function = getattr(kernels, kernel)
     constants = {"width": 60, "taps": taps, "dilation": 2, "stride_x": 120, "stride_g": 60}
