@@ -377,6 +377,18 @@ def test_steps_are_the_sequence_and_no_later_token_changes_it(name, score) -> No
         assert relative_error(start, o[:, :40]) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize(("name", "score"), CASES)
+def test_steps_have_the_gradients_of_the_last_query(name, score) -> None:
+    arguments, grads, extra = make(1, keys=40, score=score, slopes=True)
+    keywords = {"score": score, "pattern": PATTERNS[name]} | extra
+
+    def step(q, k, v, **others):
+        return attention_step(q[:, 0], k, v, **others).unsqueeze(1)
+
+    out = results(step, arguments, grads, **keywords)
+    harness.check(out, expected(arguments, grads, **keywords), TOLERANCE[torch.float32])
+
+
 def test_a_window_needs_no_more_keys_than_it_sees() -> None:
     x, _, _ = make(40)
     o = attention(**x, pattern=Window(7))
