@@ -58,19 +58,23 @@ class Work:
             pattern = Prefix(int(self.lengths.max()))
         known: dict[Any, list[Tensor]] = {}
         for part in self._stacked(pattern.tiles(self.queries, self.keys)):
-            tile, size = part.tile, part.shared * len(part.tile.rows) * part.width
-            # Most tiles look alike, and a mask takes as long as some products.
-            like = tile if isinstance(pattern, Prefix) else part.likeness(period(pattern))
-            if self.lengths is None and like not in known:
-                known[like] = self._hidden(part, pattern)
-            step = max(1, SCORES // (size * part.stack))
+            hidden = None
+            if not isinstance(pattern, Prefix):
+                # Most tiles look alike, and a mask takes as long as some products.
+                like = part.likeness(period(pattern))
+                if like not in known:
+                    known[like] = self._hidden(part, pattern)
+                hidden = known[like]
+            elif self.lengths is None:
+                hidden = self._hidden(part, pattern)
+            size = part.stack * len(part.tile.rows) * part.shared * part.width
+            step = max(1, SCORES // size)
             for start in range(0, len(self.q), step):
                 part = part._replace(heads=slice(start, min(len(self.q), start + step)))
-                if self.lengths is None:
-                    hidden = known[like]
-                else:
-                    hidden = self._hidden(part, Prefix(self.lengths[part.heads]))
-                yield part._replace(hidden=tuple(zip(part.unclear(), hidden, strict=True)))
+                masks = hidden
+                if masks is None and self.lengths is not None:
+                    masks = self._hidden(part, Prefix(self.lengths[part.heads]))
+                yield part._replace(hidden=tuple(zip(part.unclear(), masks or (), strict=True)))
 
     def _stacked(self, tiles: Iterator[Tile]) -> Iterator[Part]:
         """Put tiles together, of all heads, whose scores fit into a cache together."""
