@@ -46,18 +46,16 @@ def _flash_linear_attention(gate: str) -> tuple[str, Callable[..., Tensor]]:
         from fla.ops.linear_attn import chunk_linear_attn
 
         # Its own normaliser is another function of q and k.
-        return chunk_linear_attn.__name__, lambda q, k, v: chunk_linear_attn(
+        return "chunk_linear_attn", lambda q, k, v: chunk_linear_attn(
             q, k, v, scale=1.0, normalize=False
         )[0]
     if gate == "scalar":
         from fla.ops.simple_gla import chunk_simple_gla
 
-        return chunk_simple_gla.__name__, lambda q, k, v, g: chunk_simple_gla(
-            q, k, v, g, scale=1.0
-        )[0]
+        return "chunk_simple_gla", lambda q, k, v, g: chunk_simple_gla(q, k, v, g, scale=1.0)[0]
     from fla.ops.gla import chunk_gla
 
-    return chunk_gla.__name__, lambda q, k, v, g: chunk_gla(q, k, v, g, scale=1.0)[0]
+    return "chunk_gla", lambda q, k, v, g: chunk_gla(q, k, v, g, scale=1.0)[0]
 
 
 def _loop(*inputs: Tensor) -> Tensor:

@@ -32,7 +32,6 @@ from nas.kernels.gated_linear_attention.triton_tiles import (
 FORWARD_CONFIGS = [
     # Loads one step ahead fill the chip's memory at wide keys in float32.
     triton.Config({"BV": 32}, num_warps=4, num_stages=1),
-    triton.Config({"BV": 32}, num_warps=4, num_stages=2),
     triton.Config({"BV": 64}, num_warps=4, num_stages=2),
     triton.Config({"BV": 64}, num_warps=8, num_stages=2),
 ]
