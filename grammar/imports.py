@@ -5,6 +5,7 @@ imported by name.
 """
 
 import os
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -166,6 +167,9 @@ def _read(path: str, importer: Location | None) -> str:
         raise refuse(f"cannot be read ({reason})") from None
     if len(content) > MAX_BYTES:
         raise refuse(f"larger than {MAX_BYTES} bytes")
+    if content.startswith(BOM_UTF8):
+        problem = "begins with a byte order mark, which Lark does not read: save it without"
+        raise SpaceError(problem, Location(path, 1))
     try:
         # As Python's text files, which Lark reads: every kind of line end is one.
         return content.decode().replace("\r\n", "\n").replace("\r", "\n")

@@ -271,6 +271,8 @@ def _pragma_text(comment: Comment, location: Location) -> str | None:
 
 def _file_pragma(found: FilePragmas, text: str, location: Location, seen: set[str]) -> None:
     match = re.fullmatch(r"(version|max_depth)\s+(\d{1,9})", text)
+    if match is None and (word := text.partition(" ")[0]) in ("version", "max_depth"):
+        raise SpaceError(f"`{word}` is followed by a whole number from 1 to 999999999", location)
     if match is None:
         message = (
             f"`{text}` belongs to nothing: a line of its own holds `version N` or `max_depth N`; "

@@ -30,6 +30,8 @@ def find_space(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    if path.is_dir():
+        raise UsageError(f"{name} is a folder: name the space file in it")
     return _packaged("space", name, packaged_spaces())
 
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.cli.options import RESULTS, Data, Storage
+from nas.cli.options import RESULTS, Data, Json, Storage
 from nas.errors import NasError, UsageError
-from nas.report.output import messages
+from nas.report.output import messages, print_line
 
 if TYPE_CHECKING:
     from nas.study.history import Trial
@@ -26,6 +26,7 @@ def export(
     ] = None,
     storage: Storage = RESULTS,
     data: Data = None,
+    json: Json = False,
 ) -> None:
     """Write a trained architecture as one PyTorch file with its weights."""
     from nas.compiler.model import Model
@@ -78,6 +79,16 @@ def export(
     )
     others = [other for other in definition.tasks if other != name]
     more = f"; --task for {', '.join(others)}" if others else ""
+    if json:
+        print_line(
+            {
+                "trial": chosen.number,
+                "task": name,
+                "out": str(out),
+                "score": last.get(name),
+                "architecture": chosen.text,
+            }
+        )
     messages.print(
         f"trial {chosen.number} as trained on {name}{more}: {out}/model.py", markup=False
     )
@@ -98,7 +109,7 @@ def choose_trial(study: "Study", number: int | None) -> "Trial":
         ranked = best(trials)
         if not ranked:
             raise UsageError(
-                f"study {study.name} has no complete trial yet: nas resume {study.name}"
+                f"study {study.name} has no complete trial yet: nas resume {study.call}"
             )
         chosen = ranked[0]
     elif number < len(trials):

@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         code = _fail("interrupted", 130)
+    except SystemExit as stop:  # Typer's own answer to Ctrl-C, which says nothing
+        code = _fail("interrupted", 130) if stop.code == 130 else int(stop.code or 0)
     except BrokenPipeError:
         # The reader of our output (`| head`) has left; nothing else can be said to it.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -93,8 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             error.show()  # type: ignore[attr-defined]
             code = 2
         else:
-            code = _fail(f"{message()} See `nas {' '.join(words[:1])} --help`.", 2)
+            code = _fail(f"{message()} See `nas {_command(words)} --help`.", 2)
     sys.exit(code)
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command that was called, with its sub-command."""
+    groups = {group.name for group in app.registered_groups}
+    return " ".join(words[: 2 if words[0] in groups else 1])
 
 
 def _fail(message: str, code: int) -> int:

@@ -39,14 +39,14 @@ Time = Annotated[
     str | None,
     typer.Option("--time", help="Stop proposing after so long: 90s, 20m, 2h, 1d."),
 ]
-Finals = Annotated[
-    int,
-    typer.Option(
-        "--final-seeds",
-        min=0,
-        help="Fresh seeds with which winner and baselines are retrained at the end.",
-    ),
-]
+LONGEST = 3650 * 24 * 3600
+"""Seconds: no search is asked to take longer."""
+
+FinalSeeds = typer.Option(
+    "--final-seeds",
+    min=0,
+    help="Fresh seeds with which winner and baselines are retrained at the end; resume: as begun.",
+)
 
 
 def search(
@@ -87,11 +87,11 @@ def search(
     ] = None,
     storage: Storage = RESULTS,
     data: Data = None,
-    final_seeds: Finals = 3,
+    final_seeds: Annotated[int, FinalSeeds] = 3,
     json: Json = False,
 ) -> None:
     """Search a space for the best architecture of a task."""
-    from nas.search.setup import define
+    from nas.search.setup import define, left_out_baselines
     from nas.study.study import Limits, Study
     from nas.tasks.registry import load_task
 
@@ -111,8 +111,11 @@ def search(
         max_params=max_params,
         max_flops=max_flops,
         start=start,
+        final_seeds=final_seeds,
         data=data,
     )
+    if left_out := left_out_baselines(definition, start):
+        messages.print(f"not in this space, so no baselines: {', '.join(left_out)}", markup=False)
     name = name or default_name(task)
     limits = Limits(trials, seconds)
     with closing(Study.create(name, definition, storage=storage, limits=limits)) as study:
@@ -130,7 +133,7 @@ def resume(
     ray: Address = None,
     storage: Storage = RESULTS,
     data: Data = None,
-    final_seeds: Finals = 3,
+    final_seeds: Annotated[int | None, FinalSeeds] = None,
     json: Json = False,
 ) -> None:
     """Go on with a study: nothing is lost and nothing is done twice."""
@@ -154,7 +157,8 @@ def resume(
         )
         found.limits = limits
     with closing(found):
-        run_study(found, suite, workers=workers, ray=ray, final_seeds=final_seeds, json=json)
+        seeds = definition.final_seeds if final_seeds is None else final_seeds
+        run_study(found, suite, workers=workers, ray=ray, final_seeds=seeds, json=json)
 
 
 def run_study(
@@ -170,7 +174,7 @@ def run_study(
 
     Raises:
         NasError: Something failed; the record is complete as far as it got.
-        KeyboardInterrupt: Interrupted, after saying how to go on.
+        typer.Exit: Interrupted, after saying how to go on.
     """
     from nas.executors.choose import execute, worker_count
     from nas.report.leaderboard import print_report
@@ -210,8 +214,8 @@ def run_study(
                     finals.listener = Countdown(names, finals.total, messages)
                     execute(finals, workers=count, address=ray, folder=study.folder)
     except KeyboardInterrupt:
-        messages.print(f"interrupted; nothing is lost: nas resume {study.name}", markup=False)
-        raise
+        messages.print(f"interrupted; nothing is lost: nas resume {study.call}", markup=False)
+        raise typer.Exit(130) from None
     print_report(study, json=json)
 
 
@@ -244,6 +248,8 @@ def parse_duration(text: str | None) -> float | None:
     total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
     if total == 0:
         raise UsageError("--time must be longer than nothing")
+    if total > LONGEST:
+        raise UsageError(f"--time {text!r}: more than ten years")
     return float(total)
 
 

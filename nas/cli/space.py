@@ -54,6 +54,7 @@ def check(
 
     Exit code 2, with file and line, when something is wrong with it.
     """
+    from nas.compiler.fit import refuse_misfits
     from nas.grammar.analysis import analyse
     from nas.grammar.errors import SpaceError
 
@@ -62,6 +63,7 @@ def check(
     if not found.ends:
         start = loaded.grammar.rules[loaded.grammar.start][0]
         raise SpaceError(str(found.warning), start.location)
+    refuse_misfits(loaded)
     sampled = _sampled(loaded, samples, seed)
     if json:
         _print_check_line(space, loaded, found, sampled)
@@ -175,7 +177,7 @@ def _load(
 def _parse(space: "Space", architecture: str) -> "Derivation":
     from nas.resources import find_architecture
 
-    file = architecture if Path(architecture).is_file() else None
+    file = None if "(" in architecture or not Path(architecture).is_file() else architecture
     return space.parse(find_architecture(architecture), file)
 
 

@@ -1,5 +1,7 @@
 """`nas studies`, `nas show` and `nas report`: reading what a search has recorded."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,14 +50,20 @@ def studies(storage: Storage = RESULTS, json: Json = False) -> None:
             definition.strategy,
             str(standing.finished),
             "" if best is None else f"{best:.4f}",
-            f"run by {owner}" if owner else "",
+            f"run by {owner}" if owner else _interrupted(standing.counts),
         )
     if json:
         return
     if found:
         tables.print(table)
     else:
+        if storage != RESULTS and "://" not in str(storage) and not Path(storage).is_dir():
+            raise UsageError(f"--storage {storage} is no folder, and no database URL")
         tables.print("no studies yet: nas search --space hybrid.lark --task lra --time 20m")
+
+
+def _interrupted(counts: Mapping[str, int]) -> str:
+    return "interrupted: nas resume" if counts.get("running") else ""
 
 
 def show(

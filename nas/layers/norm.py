@@ -21,8 +21,9 @@ class RMSNorm(TokenWise):
         self.weight = without_decay(nn.Parameter(torch.ones(shape.width)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [B, L, D] to [B, L, D], in at least float32."""
-        return F.rms_norm(at_least_float32(x), self.weight.shape, self.weight, 1e-6)
+        """Maps [B, L, D] to [B, L, D]; sums are at least float32."""
+        y = F.rms_norm(at_least_float32(x), self.weight.shape, at_least_float32(self.weight), 1e-6)
+        return y.to(x.dtype)
 
     @classmethod
     def cost(cls, shape: Shape) -> Cost:

@@ -150,9 +150,10 @@ def print_report(study: Study, *, json: bool = False) -> None:
                 f"the winner is {gained['over_best']:+.4f} over the best baseline and "
                 f"{gained['over_median']:+.4f} over their median"
             )
-    usual = f"sqlite:///results/{study.name}.db"
-    where = "" if study.url == usual else f" --storage {study.url}"
+    commands = [f"nas resume {study.call} --trials +40"]
+    if standing.counts.get("complete"):
+        commands.append(f"nas export {study.call} --out best/")
+    commands.append(f"nas show {study.call}")
     tables.print("\nnext:", markup=False)
-    tables.print(f"  nas resume {study.name}{where} --trials +40", markup=False, soft_wrap=True)
-    tables.print(f"  nas export {study.name}{where} --out best/", markup=False, soft_wrap=True)
-    tables.print(f"  nas show {study.name}{where}", markup=False, soft_wrap=True)
+    for command in commands:
+        tables.print(f"  {command}", markup=False, soft_wrap=True)

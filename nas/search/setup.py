@@ -1,11 +1,15 @@
 """From what a person asks for to a study's definition, and from a definition back to a search."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from nas.compiler.architecture import Architecture
 from nas.compiler.costs import PrimitiveCosts, shape_of
+from nas.compiler.fit import refuse_misfits
 from nas.errors import UsageError
 from nas.grammar.analysis import analyse
 from nas.grammar.canonical import canonical_hash
@@ -35,6 +39,7 @@ def define(
     max_params: int | None = None,
     max_flops: int | None = None,
     start: Sequence[str] | None = None,
+    final_seeds: int = 3,
     data: Path | None = None,
 ) -> Definition:
     """The definition of a new study.
@@ -51,12 +56,16 @@ def define(
         max_params: Most parameters of an architecture's body; embedding and head are the same for
             all and do not count.
         max_flops: Most FLOPs of the body for one sequence of the longest task.
-        start: Architectures measured first: zoo names, files or texts; None: the whole zoo.
+        start: Architectures measured first: zoo names, files or texts; None: those of the zoo that
+            are in the space.
+        final_seeds: Fresh seeds of the final comparison.
         data: Folder with real data.
 
     Raises:
-        SpaceError: The space is wrong, or a starting architecture is not in it.
-        UsageError: A name is unknown, or a starting architecture is over a cap.
+        SpaceError: The space is wrong, speaks of layers that there are not, or a starting
+            architecture that was asked for is not in it.
+        UsageError: A name is unknown, a starting architecture is over a cap, or there is none and
+            no cap either.
     """
     if strategy not in STRATEGIES:
         raise UsageError(f"unknown strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
@@ -67,10 +76,16 @@ def define(
             raise SpaceError(
                 str(found.warning), loaded.grammar.rules[loaded.grammar.start][0].location
             )
+    refuse_misfits(loaded)
     zoo = {_hash(loaded, path.stem): path.stem for path in packaged_architectures()}
-    names = start or [path.stem for path in packaged_architectures()]
+    names = start or [name for key, name in zoo.items() if key is not None]
     texts = [_parse(loaded, name).text for name in names]
     costs = [_architecture(loaded, text) for text in texts]
+    if not costs and not (max_params and max_flops):
+        raise UsageError(
+            f"no architecture of the zoo is in {space}: name one of its own with --start, or the "
+            "sizes to stay under with --max-params and --max-flops"
+        )
     caps = {
         "parameters": max_params or max(cost.parameters for cost in costs),
         "flops": max_flops or max(cost.flops for cost in costs),
@@ -102,16 +117,27 @@ def define(
         eta=ETA,
         recipe=recipe,
         start=tuple(texts),
+        final_seeds=final_seeds,
         baselines=_baselines(loaded, texts, zoo),
         data=None if data is None else str(data.absolute()),
     )
 
 
+def left_out_baselines(definition: Definition, start: Sequence[str] | None) -> list[str]:
+    """Names of the zoo's texts that a study would begin with, were they in its space."""
+    if start:
+        return []
+    named = set(definition.baselines.values())
+    return [path.stem for path in packaged_architectures() if path.stem not in named]
+
+
 def redefine(definition: Definition, suite: Suite, data: Path | None) -> Definition:
     """A study's definition made again from the files and data as they are now, to compare."""
-    loaded = Space.load(
-        str(find_space(definition.space)), context=context_of(suite, definition.width)
-    )
+    context = context_of(suite, definition.width)
+    try:
+        loaded = Space.load(str(find_space(definition.space)), context=context)
+    except UsageError:  # its file has moved: the study has it
+        loaded = _recorded(definition, context=context)
     return replace(
         definition,
         space_hash=loaded.hash,
@@ -123,14 +149,22 @@ def redefine(definition: Definition, suite: Suite, data: Path | None) -> Definit
 
 
 def space_of(definition: Definition, suite: Suite) -> Space:
-    """The space of a study, in its context and under its caps."""
+    """The space of a study, in its context and under its caps, as the study has recorded it."""
     costs = PrimitiveCosts(tuple(definition.caps))
-    return Space.load(
-        str(find_space(definition.space)),
-        context=context_of(suite, definition.width),
-        costs=costs,
-        caps=definition.caps,
-    )
+    context = context_of(suite, definition.width)
+    return _recorded(definition, context=context, costs=costs, caps=definition.caps)
+
+
+def _recorded(definition: Definition, **keywords: Any) -> Space:
+    """Load the space as it was when the study began, wherever its files are now."""
+    files = {Path(path).absolute(): text for path, text in definition.space_files.items()}
+    above = os.path.commonpath([path.parent for path in files])
+    with TemporaryDirectory() as folder:
+        copies = [Path(folder, path.relative_to(above)) for path in files]
+        for copy, text in zip(copies, files.values(), strict=True):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(text, encoding="utf-8")
+        return Space.load(str(copies[0]), **keywords)
 
 
 def start_of(definition: Definition, space: Space) -> list[Derivation]:

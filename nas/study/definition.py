@@ -29,6 +29,7 @@ class Definition:
         recipe: How models are trained, the learning rate of the trial aside.
         start: Texts of the architectures measured first, which the others are compared with.
         baselines: Their names by canonical hash.
+        final_seeds: Fresh seeds of the final comparison; 0: none.
         data: The folder the data was read from, if the person named one. It may move.
     """
 
@@ -48,6 +49,7 @@ class Definition:
     start: tuple[str, ...] = ()
     baselines: Mapping[str, str] = field(default_factory=dict)
     space_files: Mapping[str, str] = field(default_factory=dict)
+    final_seeds: int = 3
     data: str | None = None
 
     def to_json(self) -> str:

@@ -1,13 +1,15 @@
 """Create, open and list studies."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from sqlalchemy import URL, column, insert, inspect, select, table, update
+from sqlalchemy import column, insert, inspect, select, table, update
+from sqlalchemy.engine import URL, make_url
 
 from nas.errors import NasError, UsageError
 from nas.study.definition import Definition
@@ -86,7 +88,8 @@ class Study:
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
             raise UsageError(
-                f"{name!r} is no name for a study: use letters, digits, '.', '_' and '-'"
+                f"{name!r} is no name for a study: use at most 100 letters, digits, '.', '_' and "
+                "'-', a letter or digit first"
             )
         url = _url(name, storage)
         limits = limits or Limits()
@@ -171,6 +174,15 @@ class Study:
     def jobs(self, trial: Trial) -> list[Finished]:
         """What was done for one of its trials, by rung."""
         return read_jobs(self.storage, trial)
+
+    @property
+    def call(self) -> str:
+        """How a command names it: its name, and --storage where that is needed to find it."""
+        usual = self.url == _url(self.name, RESULTS)
+        if usual:
+            return self.name
+        url = make_url(self.url).render_as_string(hide_password=True)
+        return f"{self.name} --storage {shlex.quote(url)}"
 
     def close(self) -> None:
         """Close the database."""

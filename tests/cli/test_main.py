@@ -153,6 +153,50 @@ def test_a_study_that_exists_is_not_touched(nas):
     assert Path("results/s.db").read_bytes() == before
 
 
+OWN = """
+start: "net" "(" block ")" -> net
+?block: "res" "(" layer ")" -> res  //@ 0.5
+      | layer                       //@ 0.5
+?layer: "linear" -> linear | "relu" -> relu
+%import common.WS
+%ignore WS
+"""
+
+
+def test_a_space_without_the_zoo_is_searched_from_its_own_starts(nas, here):
+    (here / "own.lark").write_text(OWN)
+    words = ["search", "--task", "tiny", "--workers", "1", "--width", "16", "--profile", "small",
+             "--space", "own.lark", "--trials", "3", "--final-seeds", "0"]  # fmt: skip
+    line = complaint(*pick(nas(*words, "--name", "a")), 2)
+    assert "no architecture of the zoo is in own.lark" in line
+    assert "--start" in line
+    code, _, err = nas(*words, "--name", "b", "--max-params", "900", "--max-flops", "9000")
+    assert code == 0, err
+    assert "no baselines: griffin, hawk" in err
+    code, _, err = nas(*words, "--name", "c", "--start", "net(linear)")
+    assert code == 0, err
+    assert "no baselines" not in err
+
+
+def test_a_study_keeps_its_space_and_its_final_seeds(nas, here):
+    (here / "own.lark").write_text(OWN)
+    words = ["search", "--task", "tiny", "--workers", "1", "--width", "16", "--profile", "small",
+             "--space", "own.lark", "--start", "net(linear)", "--trials", "2", "--name", "s",
+             "--final-seeds", "0", "--storage", "elsewhere"]  # fmt: skip
+    code, out, err = nas(*words)
+    assert code == 0, err
+    called = "s --storage sqlite:///elsewhere/s.db"
+    assert f"nas export {called} --out best/" in out
+    (here / "own.lark").unlink()
+    code, out, err = nas("resume", *called.split(), "--trials", "+1", "--workers", "1")
+    assert code == 0, err
+    assert "final comparison" not in err
+    code, out, err = nas("export", *called.split(), "--out", "best", "--json")
+    assert code == 0, err
+    assert json.loads(out)["out"] == "best"
+    assert Path("best/model.py").is_file()
+
+
 def test_a_space_changed_since_is_refused(nas, here):
     (here / "mine.lark").write_text(
         '//@ version 1\nstart: "net" "(" block ")" -> net\n'

@@ -9,9 +9,9 @@ from nas.cli.main import main
 
 SPACE = """
 start: "net" "(" block ")" -> net
-block: "s" "(" block "," block ")" -> s      //@ {p}
-     | "a" -> a                              //@ 1 - {p}
-     | "far" -> far                          //@ 1 where L > 1000
+block: "add" "(" block "," block ")" -> add  //@ {p}
+     | "relu" -> relu                        //@ 1 - {p}
+     | "gelu" -> gelu                        //@ 1 where L > 1000
 %import common.WS
 %ignore WS
 """
@@ -42,9 +42,52 @@ def test_check_gives_the_figures(capsys):
     assert row["expected_nodes"] == 3
     assert abs(row["mean_nodes"] - 3) < 4 * row["standard_error"]
     assert row["counts_by_size"] == [0, 0, 1, 0, 1, 0, 2, 0, 5]
-    assert [(u["alternative"], u["line"]) for u in row["unreachable"]] == [("far", 5)]
-    assert {u["alternative"]: u["expected"] for u in row["uses"]}["s(block, block)"] == 0.5
+    assert [(u["alternative"], u["line"]) for u in row["unreachable"]] == [("gelu", 5)]
+    assert {u["alternative"]: u["expected"] for u in row["uses"]}["add(block, block)"] == 0.5
     assert row["warning"] is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        ('"foo" -> foo', "no layer is called 'foo'"),
+        ('"mlp" "(" n ")" -> mlp', "mlp: missing a required argument"),
+        ('"res" "(" block "," block ")" -> res', "res: too many positional arguments"),
+        ('"attention" "(" n "," n ")" -> attention', "has the parameter n twice"),
+        ('"mlp" "(" expansion "," activation ")" -> mlp', "unknown activation 'blah'"),
+        (
+            '"down" "(" costly ")" -> down //@ let D = D + 1',
+            "a `let` does not say",
+        ),
+    ],
+)
+def test_check_refuses_what_is_no_layer(capsys, tmp_path, rule, problem):
+    plain, _, pragma = rule.partition("//@")
+    text = SPACE.replace("{p}", "0.25").replace(
+        '"gelu" -> gelu                        //@ 1 where L > 1000', f"{plain} //@ 0.1 {pragma}"
+    )
+    text += '!n: "4"\n' if " n " in rule else ""
+    text += '!expansion: "2"\n!activation: "blah"\n' if "expansion" in rule else ""
+    text += 'costly: "linear" -> linear\n' if "costly" in rule else ""
+    (tmp_path / "wrong.lark").write_text(text)
+    code, _, captured = run(capsys, "check", "wrong.lark")
+    assert code == 2
+    assert problem in captured.err
+    assert "wrong.lark:" in captured.err
+
+
+def test_texts_longer_than_a_file_name_are_read(capsys):
+    text = "net(" + "add(relu, " * 30 + "relu" + ")" * 31
+    code, (row,), _ = run(capsys, "parse", "mine.lark", text, "--json")
+    assert code == 0
+    assert row["nodes"] == 62
+
+
+def test_a_byte_order_mark_is_named(capsys, tmp_path):
+    (tmp_path / "marked.lark").write_bytes(b"\xef\xbb\xbf" + SPACE.format(p=0.25).encode())
+    code, _, captured = run(capsys, "check", "marked.lark")
+    assert code == 2
+    assert "marked.lark:1: begins with a byte order mark" in captured.err
 
 
 def test_check_prints_them_for_people(capsys):

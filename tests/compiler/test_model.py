@@ -7,7 +7,7 @@ import torch
 from nas.compiler.interface import Features, Label, TokenLabels, Tokens
 from nas.compiler.model import Model
 from nas.grammar.space import Space
-from nas.resources import find_space
+from nas.resources import find_architecture, find_space, packaged_architectures
 
 LENGTH, WIDTH = 24, 32
 MOE = (
@@ -184,3 +184,10 @@ def test_sampled_causal_architectures_stream_as_whole_models():
             for token in tokens.unbind(1):
                 logits, state = net.step(token, state)
             torch.testing.assert_close(logits, net(tokens), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("path", packaged_architectures(), ids=lambda path: path.stem)
+def test_the_zoo_runs_in_half_the_precision(path):
+    y = model(find_architecture(path.stem), causal=False).bfloat16()(example(Tokens(11)))
+    y.sum().backward()
+    assert y.isfinite().all()
