@@ -38,6 +38,7 @@ def test_a_rare_alternative_is_tried_and_located(tmp_path):
         'start: "net" "(" block ")" -> net\n'
         '?block: "relu" -> relu //@ 1\n'
         '      | "nothing" -> nothing //@ 0.000001\n'
+        "%import common.WS\n%ignore WS\n"
     )
     with pytest.raises(SpaceError, match="no layer is called 'nothing'") as refused:
         refuse_misfits(Space.load(path, context=CONTEXT))
