@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 TIME ?= 12m
 
-.PHONY: env search test test-fast test-gpu soak lint format types check clean
+.PHONY: env search test test-fast test-gpu sanitize soak lint format types check clean
 
 search: env  ## search hybrid.lark on Long Range Arena (small profile without a GPU)
 	$(BIN)/nas search --space hybrid.lark --task lra --time $(TIME)
@@ -18,6 +18,9 @@ test-fast: env  ## the tests alone, stop at the first failure
 
 test-gpu: env  ## the kernels' tests on a CUDA device
 	$(BIN)/pytest -q -m gpu tests/kernels
+
+sanitize: env  ## the kernels' tests on a CUDA device under NVIDIA's memory checker (slow)
+	compute-sanitizer --tool memcheck --error-exitcode 1 $(BIN)/pytest -q -m gpu tests/kernels
 
 soak: env  ## tests that take many minutes
 	$(BIN)/pytest -q -m soak --timeout 3600
