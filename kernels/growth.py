@@ -18,7 +18,7 @@ COLUMNS = {
     "shape": "shape",
     "device": "device",
     "exponent": "exponent of L",
-    "correct": "linear",
+    "linear": "linear",
     "us_per_token": f"us a token at L = {', '.join(map(str, LENGTHS))}",
 }
 
@@ -35,8 +35,8 @@ def measure(
         repeats: rounds of which the median is taken.
 
     Returns:
-        `family`, `shape`, `device`, `exponent`, `us_per_token` by length, and `correct`: whether
-        the exponent is small enough, if the family says that it is `linear`.
+        `family`, `shape`, `device`, `exponent`, `us_per_token` by length; `linear`: whether the
+        exponent is small enough (None: the family's mathematics is not linear); and `correct`.
     """
     shape = family.shapes[device.type][0]
     calls: dict[str, Callable[[], Any]] = {}
@@ -66,6 +66,7 @@ def measure(
         ),
         "device": device.type,
         "exponent": slope,
+        "linear": slope <= LARGEST_EXPONENT if family.linear else None,
         "correct": not family.linear or slope <= LARGEST_EXPONENT,
         "us_per_token": ", ".join(f"{1e6 * seconds[str(n)] / n:.3g}" for n in LENGTHS),
     }
