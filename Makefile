@@ -10,11 +10,16 @@ TIME ?= 12m
 search: env  ## search hybrid.lark on Long Range Arena (small profile without a GPU)
 	$(BIN)/nas search --space hybrid.lark --task lra --time $(TIME)
 
+# Tests that start processes, kill them and limit them run alone; all others two at a time.
+ALONE := tests/cli tests/executors tests/search tests/study tests/training
+TESTS = $(BIN)/pytest -q -m "not gpu and not soak"
+
 test: env lint types  ## everything CI runs
-	$(BIN)/pytest -q -m "not gpu and not soak"
+	$(TESTS) -n 2 --dist loadfile $(addprefix --ignore=,$(ALONE))
+	$(TESTS) $(ALONE)
 
 test-fast: env  ## the tests alone, stop at the first failure
-	$(BIN)/pytest -q -x -m "not gpu and not soak"
+	$(TESTS) -x
 
 test-gpu: env  ## the kernels' tests on a CUDA device
 	$(BIN)/pytest -q -m gpu tests/kernels
