@@ -32,6 +32,27 @@ class SigmoidGate(nn.Module):
         return torch.sigmoid(logits), torch.sigmoid(-logits)
 
 
+class RatioGate(nn.Module):
+    """a = f / (f + i), f = sigmoid(W_f x + b_f), i = sigmoid(W_i x + b_i), so 1 - a = i / (f + i).
+
+    The minLSTM's: two gates that sum to one (Feng et al. 2024, "Were RNNs All We Needed?").
+
+    Args:
+        width: Number of channels D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.projection = Projection(width, 2 * width, bias=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The gates [..., D] of tokens [..., D], and 1 - gates."""
+        forget, insert = F.logsigmoid(at_least_float32(self.projection(x))).chunk(2, dim=-1)
+        # Of the logarithms, as f + i may be 0 in float32: a = sigmoid(log f - log i).
+        logits = forget - insert
+        return torch.sigmoid(logits), torch.sigmoid(-logits)
+
+
 class FixedGate(nn.Module):
     """a = sigmoid(Lambda)^8, learned and the same for all tokens; starts as `RecurrenceGate`.
 

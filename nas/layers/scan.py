@@ -1,4 +1,4 @@
-"""Diagonal gated recurrences: minGRU, the RG-LRU, and the combinations between and beside them."""
+"""Diagonal gated recurrences: minGRU, minLSTM, the RG-LRU, and combinations of their parts."""
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from nas.layers.gates import (
     FixedGate,
     NormalisedUpdate,
     PlainUpdate,
+    RatioGate,
     RecurrenceGate,
     SigmoidGate,
 )
@@ -23,8 +24,8 @@ class Scan(Primitive):
 
     Args:
         shape: Width D.
-        transition: What makes a: `sigmoid` (minGRU), `rglru` or `fixed`.
-        update: What makes b: `convex` (minGRU), `normalised` (RG-LRU) or `plain` (b = x).
+        transition: What makes a: `sigmoid` (minGRU), `ratio` (minLSTM), `rglru` or `fixed`.
+        update: What makes b: `convex` (minGRU, minLSTM), `normalised` (RG-LRU), `plain` (b = x).
         direction: `forward`; and where the shape is not causal `backward`, from the last token to
             the first, or `both`: the first half of the channels forward, the others backward.
 
@@ -84,6 +85,9 @@ class Scan(Primitive):
         if transition == "sigmoid":
             cost += dense
             kept += 3  # x, a, 1 - a
+        elif transition == "ratio":
+            cost += projection_cost(length, width, 2 * width, bias=True)
+            kept += 7  # x, the logits of f and i, what logsigmoid keeps of them, a, 1 - a
         elif transition == "rglru":
             cost += diagonal + Cost(parameters=width)
             kept += 4 if update == "plain" else 5  # x, r, a, a - 1, 1 - a
@@ -102,6 +106,8 @@ class Scan(Primitive):
 def _transition(name: str, width: int) -> nn.Module:
     if name == "sigmoid":
         return SigmoidGate(width)
+    if name == "ratio":
+        return RatioGate(width)
     if name == "rglru":
         return RecurrenceGate(width)
     return FixedGate(width)
@@ -116,8 +122,8 @@ def _update(name: str, width: int) -> nn.Module:
 
 
 def _check(shape: Shape, transition: str, update: str, direction: str) -> None:
-    if transition not in ("sigmoid", "rglru", "fixed"):
-        raise ValueError(f"a transition is sigmoid, rglru or fixed, not {transition!r}")
+    if transition not in ("sigmoid", "ratio", "rglru", "fixed"):
+        raise ValueError(f"a transition is sigmoid, ratio, rglru or fixed, not {transition!r}")
     if update not in ("convex", "normalised", "plain"):
         raise ValueError(f"an update is convex, normalised or plain, not {update!r}")
     if direction not in ("forward", "backward", "both"):

@@ -39,7 +39,7 @@ def arguments(everything: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     for (h, kv), window, position in product(heads, windows, ("none", "rope")):
         yield "attention", {"heads": h, "kv": kv, "window": window, "position": position}
     for transition, update, direction in product(
-        ("sigmoid", "rglru", "fixed"),
+        ("sigmoid", "ratio", "rglru", "fixed"),
         ("convex", "normalised", "plain"),
         ("forward", "backward", "both"),
     ):

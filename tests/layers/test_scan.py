@@ -22,6 +22,10 @@ def sigma(x):
 def gate(kind, x, w):
     if kind == "sigmoid":
         return sigma(x @ w["transition.projection.weight"].T + w["transition.projection.bias"])
+    if kind == "ratio":
+        raw = x @ w["transition.projection.weight"].T + w["transition.projection.bias"]
+        f, i = sigma(raw[:, :D]), sigma(raw[:, D:])
+        return f / (f + i)
     a = sigma(w["transition.decay"])
     if kind == "fixed":
         return (a**8).expand_as(x)
@@ -62,7 +66,7 @@ def reference(x, w, transition, kind, direction):
 @pytest.mark.parametrize("length", [1, 7, 64])
 @pytest.mark.parametrize("direction", ["forward", "backward", "both"])
 @pytest.mark.parametrize("kind", ["convex", "normalised", "plain"])
-@pytest.mark.parametrize("transition", ["sigmoid", "rglru", "fixed"])
+@pytest.mark.parametrize("transition", ["sigmoid", "ratio", "rglru", "fixed"])
 def test_agrees_with_a_loop(compare, transition, kind, direction, length):
     layer = Scan(Shape(16, D, False), transition=transition, update=kind, direction=direction)
     with torch.no_grad():
@@ -114,6 +118,18 @@ def test_strong_gates_keep_the_digits_of_one_minus_a(error):
     assert error(layer(x), expected) < 1e-4
 
 
+def test_gates_of_a_ratio_are_finite_where_both_are_nothing():
+    """f + i is 0 in float32, the ratio is not."""
+    layer = Scan(Shape(16, D, True), transition="ratio", update="convex", direction="forward")
+    with torch.no_grad():
+        layer.transition.projection.bias.fill_(-200.0)
+    x = torch.randn(2, 30, D, requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    assert y.isfinite().all()
+    assert all(t.grad.isfinite().all() for t in (x, *layer.parameters()))
+
+
 def test_half_precision_tokens_have_float32_states():
     layer = Scan(Shape(16, D, True), transition="sigmoid", update="convex", direction="forward")
     assert layer.init_state(2, "cpu", torch.bfloat16).dtype == torch.float32
@@ -127,7 +143,7 @@ def test_half_precision_tokens_have_float32_states():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"transition": "tanh"}, "transition is sigmoid, rglru or fixed"),
+        ({"transition": "tanh"}, "transition is sigmoid, ratio, rglru or fixed"),
         ({"update": "sum"}, "update is convex, normalised or plain"),
         ({"direction": "sideways"}, "forward, backward or both"),
         ({"direction": "both"}, "later tokens"),
