@@ -49,6 +49,7 @@ def gated_linear_attention(
     *,
     scale: float = 1.0,
     reverse: bool = False,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute S_t = diag(alpha_t) S_{t-1} + k_t v_t' and o_t = scale * S_t' q_t over a sequence.
 
@@ -63,6 +64,8 @@ def gated_linear_attention(
         initial_state: S before the first step [B, H, K, V]; None means zero.
         scale: factor of the output.
         reverse: run from the last step to the first, S_t = diag(alpha_t) S_{t+1} + k_t v_t'.
+        backend: not used. It is the public function's, which this one stands for where the forms
+            that are written on it (`mlstm`, ...) leave with a model.
 
     Returns:
         o [B, L, H, V] in the promoted type of q, k and v, and the state after the last step taken
