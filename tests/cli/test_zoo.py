@@ -19,6 +19,13 @@ def test_list_names_every_system_and_its_source(capsys):
     sources = {row["name"]: row["source"] for row in rows}
     assert {"transformer", "mingru", "hawk", "griffin", "tcn", "moe_transformer"} <= sources.keys()
     assert sources["mingru"].startswith("Feng et al. 2024")
+    for row in rows:
+        assert row["parameters"] > 0
+        assert -120 < row["log_probability"] < 0, row["name"]
+    transformer = next(row for row in rows if row["name"] == "transformer")
+    assert transformer["causal"] is True
+    # Keys and values of 128 tokens in two layers
+    assert transformer["state"] == 2 * 2 * 128 * 64
 
 
 @pytest.mark.parametrize("mode", ["--causal", "--bidirectional"])
