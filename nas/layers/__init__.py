@@ -13,6 +13,7 @@ from nas.layers import (
     resampling,
     residual,
     scan,
+    ssm,
 )
 from nas.layers.base import PRIMITIVES
 
@@ -30,4 +31,5 @@ __all__ = [
     "resampling",
     "residual",
     "scan",
+    "ssm",
 ]

@@ -28,7 +28,8 @@ CAUSAL = """net(seq(
   )),
   repeat(2, res(attention(4, 1, 8, rope))), norm, concat(glu(1, silu), identity),
   add(scan(sigmoid, convex, forward), conv(dense, 3, 2, causal)),
-  gate(mlp(2, relu), seq(linear, relu, gelu, silu)), scan(fixed, plain, forward)))"""
+  gate(mlp(2, relu), seq(linear, relu, gelu, silu)), scan(fixed, plain, forward),
+  gated(2, silu, seq(conv(depthwise, 4, 1, causal), silu, selective(8, forward)))))"""
 BIDIRECTIONAL = (
     "net(seq(down(res(attention(2, 2, full, none))), res(scan(rglru, plain, both)),"
     " res(scan(fixed, convex, backward)), res(conv(dense, 4, 2, centred))))"

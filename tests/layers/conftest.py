@@ -44,6 +44,10 @@ def arguments(everything: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         ("forward", "backward", "both"),
     ):
         yield "scan", {"transition": transition, "update": update, "direction": direction}
+    for states, direction in product(
+        (8, 16, 32) if everything else (8,), ("forward", "backward", "both")
+    ):
+        yield "selective", {"states": states, "direction": direction}
     widths, dilations = ((3, 4, 7), (1, 2, 4, 8)) if everything else ((4,), (1, 8))
     for kind, width, dilation, direction in product(
         ("depthwise", "dense"), widths, dilations, ("causal", "centred")

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas.layers import PRIMITIVES
 from nas.layers.base import Cost, Shape
 
+EXEMPT = ("bias", "norm.weight", "decay", "rates", "skip")
 LENGTHS = (1, 7, 12, 64)  # shorter than, equal to and longer than what they are built for
 
 
@@ -125,6 +126,8 @@ def test_flops_agree_with_pytorch(case):
     counted = counter.get_total_flops()
     if case.name == "scan":  # the recurrence is no product of matrices
         counted += 2 * shape.length * shape.width
+    if case.name == "selective":
+        counted += 4 * shape.length * shape.width * case.arguments["states"]
     assert total.flops == counted
 
 
@@ -187,7 +190,7 @@ def test_bfloat16_autocast(case, error):
 
 def test_vectors_and_decay_rates_are_exempt_from_weight_decay(case):
     for name, parameter in case.build().named_parameters():
-        vector = name.endswith(("bias", "norm.weight", "decay")) or case.name == "norm"
+        vector = name.endswith(EXEMPT) or case.name == "norm"
         assert getattr(parameter, "no_weight_decay", False) == vector, name
 
 
