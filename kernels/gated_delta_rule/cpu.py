@@ -20,6 +20,7 @@ The logarithm of Gamma is summed over the gates in question alone, and not a dif
 from the chunk's start, in which a strong gate would drown the weak ones after it.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -226,12 +227,13 @@ def rule_forward(
     else:
         kept[0] = initial_state
     outputs = []
-    for i, now in enumerate(_slices(length, k.shape[2])):
-        x = _cut(q, k, v, beta, log_gate, now)
-        states, v_new = _scan_states(x, kept[i])
-        kept[i + 1] = states[-1].unflatten(0, (batch, heads))
-        o = (x.q_start @ states[:-1]).add_((x.qk * x.causal) @ v_new).mul_(scale)
-        outputs.append(_join(o, batch, length - now.start))
+    with _without_autocast(q):
+        for i, now in enumerate(_slices(length, k.shape[2])):
+            x = _cut(q, k, v, beta, log_gate, now)
+            states, v_new = _scan_states(x, kept[i])
+            kept[i + 1] = states[-1].unflatten(0, (batch, heads))
+            o = (x.q_start @ states[:-1]).add_((x.qk * x.causal) @ v_new).mul_(scale)
+            outputs.append(_join(o, batch, length - now.start))
     return torch.cat(outputs, dim=1).to(_out_dtype(q, k, v)), kept[-1].clone(), kept
 
 
@@ -261,16 +263,19 @@ def rule_backward(
     substeps = k.shape[2]
     grad_state = grad_final
     found: list[tuple[Tensor, ...]] = []
-    for now, state in reversed(list(zip(_slices(length, substeps), kept[:-1], strict=True))):
-        x = _cut(q, k, v, beta, log_gate, now)
-        states, v_new = _scan_states(x, state)
-        grad = _split(grad_o[:, now].to(states.dtype), x.q.shape[2]).mul(scale)
-        grad_states, grad_v_new = _scan_grad_states(x, grad, grad_state)
-        gradients = _gradients(x, states[:-1], grad_states[1:], v_new, grad, grad_v_new, substeps)
-        rest = length - now.start
-        rows = (rest, rest * substeps, rest * substeps, rest * substeps, rest)
-        found.append(tuple(_join(g, batch, n) for g, n in zip(gradients, rows, strict=False)))
-        grad_state = grad_states[0].unflatten(0, (batch, heads))
+    with _without_autocast(q):
+        for now, state in reversed(list(zip(_slices(length, substeps), kept[:-1], strict=True))):
+            x = _cut(q, k, v, beta, log_gate, now)
+            states, v_new = _scan_states(x, state)
+            grad = _split(grad_o[:, now].to(states.dtype), x.q.shape[2]).mul(scale)
+            grad_states, grad_v_new = _scan_grad_states(x, grad, grad_state)
+            gradients = _gradients(
+                x, states[:-1], grad_states[1:], v_new, grad, grad_v_new, substeps
+            )
+            rest = length - now.start
+            rows = (rest, rest * substeps, rest * substeps, rest * substeps, rest)
+            found.append(tuple(_join(g, batch, n) for g, n in zip(gradients, rows, strict=False)))
+            grad_state = grad_states[0].unflatten(0, (batch, heads))
 
     given = (q, k, v, beta) if log_gate is None else (q, k, v, beta, log_gate)
     grad_q, grad_k, grad_v, grad_beta, *grad_gate = (
@@ -283,6 +288,14 @@ def rule_backward(
         grad_log_gate = grad_gate[0] * (log_gate >= LOG_GATE_FLOOR)
     dtype = grad_final.dtype if initial_state is None else initial_state.dtype
     return grad_q, grad_k, grad_v, grad_beta, grad_log_gate, grad_state.to(dtype, copy=True)
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Keep autocast off: it would take products in another type than what they are added to."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def segments(length: int, substeps: int) -> int:

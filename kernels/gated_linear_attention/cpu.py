@@ -19,6 +19,7 @@ so that only S goes through a loop. The factors of the scores are taken apart in
   floor of log gates.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -161,13 +162,14 @@ def attention_forward(
     gate, _ = _floored(log_gate)
     state = _initial(q, k, v, initial_state)
     o = torch.empty(v.shape, dtype=out_dtype, device=v.device)
-    for part in _segments(q, v, reverse):
-        parts = _take_apart(q[:, part], k[:, part], v[:, part], _cut(gate, part), reverse)
-        states = _states(parts.writing, parts.v, parts.decay, state)
-        out = torch.bmm(parts.scores, parts.v)
-        out.baddbmm_(parts.reading, states[:-1].flatten(0, 1), beta=scale, alpha=scale)
-        _put_back(out, o[:, part], reverse)
-        state = states[-1]
+    with _without_autocast(q):
+        for part in _segments(q, v, reverse):
+            parts = _take_apart(q[:, part], k[:, part], v[:, part], _cut(gate, part), reverse)
+            states = _states(parts.writing, parts.v, parts.decay, state)
+            out = torch.bmm(parts.scores, parts.v)
+            out.baddbmm_(parts.reading, states[:-1].flatten(0, 1), beta=scale, alpha=scale)
+            _put_back(out, o[:, part], reverse)
+            state = states[-1]
     return o, state.clone().unflatten(0, (q.shape[0], q.shape[2]))
 
 
@@ -205,9 +207,10 @@ def attention_backward(
     segments = _segments(q, v, reverse)
     # The states that enter the segments; within each they are computed again.
     entering = [_initial(q, k, v, initial_state)]
-    for part in segments[:-1]:
-        state = _leaving_state(k[:, part], v[:, part], _cut(gate, part), entering[-1], reverse)
-        entering.append(state)
+    with _without_autocast(q):
+        for part in segments[:-1]:
+            state = _leaving_state(k[:, part], v[:, part], _cut(gate, part), entering[-1], reverse)
+            entering.append(state)
     grad_q, grad_k, grad_v = (
         torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)
     )
@@ -215,14 +218,15 @@ def attention_backward(
     if gate is not None:
         grad_gate = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     grad_state = grad_final.to(entering[0].dtype).flatten(0, 1)
-    for part, state in zip(reversed(segments), reversed(entering), strict=True):
-        parts = _take_apart(q[:, part], k[:, part], v[:, part], _cut(gate, part), reverse)
-        grads = _gradients(parts, state, grad_o[:, part], grad_state, scale, reverse)
-        for x, target in zip(grads[:3], (grad_q, grad_k, grad_v), strict=True):
-            _put_back(x, target[:, part], reverse)
-        if gate is not None and grads[3] is not None:
-            _put_back(grads[3], grad_gate[:, part], reverse)
-        grad_state = grads[4]
+    with _without_autocast(q):
+        for part, state in zip(reversed(segments), reversed(entering), strict=True):
+            parts = _take_apart(q[:, part], k[:, part], v[:, part], _cut(gate, part), reverse)
+            grads = _gradients(parts, state, grad_o[:, part], grad_state, scale, reverse)
+            for x, target in zip(grads[:3], (grad_q, grad_k, grad_v), strict=True):
+                _put_back(x, target[:, part], reverse)
+            if gate is not None and grads[3] is not None:
+                _put_back(grads[3], grad_gate[:, part], reverse)
+            grad_state = grads[4]
     if log_gate is not None:
         grad_gate = grad_gate.view(log_gate.shape)
     if below is not None:
@@ -282,6 +286,14 @@ def _gradients(
     grad_q.addcmul_(own, parts.k)
     grad_k.addcmul_(own, parts.q)
     return grad_q, grad_k, grad_v, grad_gate, grad_states[0]
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Keep autocast off: it would take products in another type than what they are added to."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 class _Parts(NamedTuple):

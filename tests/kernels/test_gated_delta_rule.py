@@ -273,6 +273,16 @@ def test_layouts_that_are_not_contiguous() -> None:
         harness.check(out, expected(changed, grads), TOLERANCE[torch.float32])
 
 
+@pytest.mark.parametrize("function", [gated_delta_product, cpu.gated_delta_product])
+@pytest.mark.parametrize("log_gate", ["absent", "weak"])
+def test_autocast_changes_nothing(log_gate, function) -> None:
+    arguments, grads = make((2, 300, 1, 2, 8, 6), log_gate)
+    plain = results(arguments, grads, function)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = results(arguments, grads, function)
+    assert all(torch.equal(out[name], plain[name]) for name in plain)
+
+
 def test_types_may_be_mixed() -> None:
     arguments, grads = make((2, 50, 1, 2, 8, 8))
     types = dict(zip(INPUTS, [torch.float32, *[torch.bfloat16] * 4, torch.float16], strict=True))

@@ -188,6 +188,16 @@ def test_layouts_that_are_not_contiguous(kind, reverse) -> None:
         harness.check(out, expected(arguments, summed, reverse=reverse), 1e-5)
 
 
+@pytest.mark.parametrize("function", [gated_linear_attention, cpu.gated_linear_attention])
+@pytest.mark.parametrize("kind", ["none", "scalar", "vector"])
+def test_autocast_changes_nothing(kind, function) -> None:
+    arguments, grads = make((2, 70, 2, 8, 6), kind)
+    plain = results(function, arguments, grads)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = results(function, arguments, grads)
+    assert all(torch.equal(out[name], plain[name]) for name in plain)
+
+
 def test_types_may_be_mixed() -> None:
     (q, k, v, gate, state), grads = make((2, 50, 2, 8, 8))
     arguments = (q.bfloat16(), k.bfloat16(), v, gate.bfloat16(), state.half())
