@@ -10,6 +10,7 @@ part for what a pattern hides. Where torch's own scaled_dot_product_attention co
 (softmax, all keys or those before), it is used.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def attention(
         [B, L, H, d] in the promoted type of q, k and v.
     """
     scale = q.shape[3] ** -0.5 if scale is None else scale
-    if in_library(q, k, score, pattern, slopes):
+    if in_library(q, k, score, pattern, scale, slopes):
         return library_attention(q, k, v, pattern, scale)
     lengths = None
     if isinstance(pattern, Prefix) and isinstance(pattern.length, Tensor):
@@ -104,11 +105,15 @@ def attention_step(
     return out.squeeze(1)
 
 
-def in_library(q: Tensor, k: Tensor, score: str, pattern: Pattern, slopes: Tensor | None) -> bool:
+def in_library(
+    q: Tensor, k: Tensor, score: str, pattern: Pattern, scale: float, slopes: Tensor | None
+) -> bool:
     """Whether torch's scaled_dot_product_attention computes the same."""
     # Its causal mask begins at the first key, and not so that the last query is at the last.
     square = isinstance(pattern, Causal) and q.shape[1] == k.shape[1]
-    return score == "softmax" and slopes is None and (isinstance(pattern, Full) or square)
+    simple = score == "softmax" and slopes is None and (isinstance(pattern, Full) or square)
+    # It masks before it scales: with 0 or less, -inf becomes NaN or inf.
+    return simple and scale > 0
 
 
 def library_attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> Tensor:
@@ -189,8 +194,9 @@ def attention_forward(
     """
     work = Work(q, k, v, bias, slopes, lengths, pattern, score, scale)
     out = torch.zeros_like(work.q)
-    for part in work.parts():
-        part.store(out, work.weights(part) @ part.of_keys(work.v))
+    with _without_autocast(q):
+        for part in work.parts():
+            part.store(out, work.weights(part) @ part.of_keys(work.v))
     dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     return unfolded(out, q, work.shared).to(dtype), out.new_empty(0)
 
@@ -219,22 +225,31 @@ def attention_backward(
     grad_q, grad_k, grad_v = (torch.zeros_like(x) for x in (work.q, work.k, work.v))
     grad_bias = work.q.new_zeros(work.q.shape[0], work.shared)
     mean = (grad * folded(out, work.shared, work.q.dtype)).sum(-1, keepdim=True)
-    for part in work.parts():
-        weights, incoming = work.weights(part), part.of_rows(grad)
-        part.add_to_keys(grad_v, weights.mT @ incoming)
-        grad_scores = incoming @ part.of_keys(work.v).mT
-        if score == "sigmoid":
-            grad_scores.mul_(torch.addcmul(weights, weights, weights, value=-1))
-            of_stack = part.by_head(grad_scores).sum((1, 3)).unflatten(0, (-1, part.stack))
-            grad_bias[part.heads] += of_stack.sum(1)
-        else:
-            grad_scores.sub_(part.of_rows(mean)).mul_(weights)
-            if isinstance(pattern, Landmark):
-                ungroup(grad_scores, weights, part, pattern.block)
-        part.store(grad_q, grad_scores @ part.of_keys(work.k))
-        part.add_to_keys(grad_k, grad_scores.mT @ part.of_rows(work.q))
+    with _without_autocast(q):
+        for part in work.parts():
+            weights, incoming = work.weights(part), part.of_rows(grad)
+            part.add_to_keys(grad_v, weights.mT @ incoming)
+            grad_scores = incoming @ part.of_keys(work.v).mT
+            if score == "sigmoid":
+                grad_scores.mul_(torch.addcmul(weights, weights, weights, value=-1))
+                of_stack = part.by_head(grad_scores).sum((1, 3)).unflatten(0, (-1, part.stack))
+                grad_bias[part.heads] += of_stack.sum(1)
+            else:
+                grad_scores.sub_(part.of_rows(mean)).mul_(weights)
+                if isinstance(pattern, Landmark):
+                    ungroup(grad_scores, weights, part, pattern.block)
+            part.store(grad_q, grad_scores @ part.of_keys(work.k))
+            part.add_to_keys(grad_k, grad_scores.mT @ part.of_rows(work.q))
     # work.q already has the scale that the gradient of k needs.
     grad_q = unfolded(grad_q.mul_(scale), q, work.shared).to(q.dtype)
     grad_k, grad_v = (unfolded(x, k, 1) for x in (grad_k, grad_v))
     grads = grad_bias.unflatten(0, (q.shape[0], k.shape[2])).sum(0).flatten()
     return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), grads
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Keep autocast off: it would take products in another type than what they are added to."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()

@@ -80,7 +80,7 @@ def attention(
         )
     scale = q.shape[3] ** -0.5 if scale is None else float(scale)
     asked = backend is not None or bool(os.environ.get(ENVIRONMENT_VARIABLE))
-    if (chosen == "cpu" or not asked) and cpu.in_library(q, k, score, pattern, slopes):
+    if (chosen == "cpu" or not asked) and cpu.in_library(q, k, score, pattern, scale, slopes):
         return cpu.library_attention(q, k, v, pattern, scale)
     if bias is not None and not isinstance(bias, Tensor):
         bias = q.new_full((q.shape[2],), bias, dtype=torch.float32)

@@ -339,6 +339,28 @@ def test_layouts_that_are_not_contiguous() -> None:
             harness.check(out, expected(layout, grads, pattern=pattern), 1e-5)
 
 
+@pytest.mark.parametrize("function", [attention, cpu.attention])
+@pytest.mark.parametrize(("name", "score"), [("full", "sigmoid"), ("window", "softmax"),
+                                             ("landmark", "softmax")])  # fmt: skip
+def test_autocast_changes_nothing(name, score, function) -> None:
+    arguments, grads, _ = make(70, score=score)
+    for dtype in (torch.bfloat16, torch.float16):
+        keywords = {"score": score, "pattern": PATTERNS[name]}
+        plain = results(function, arguments, grads, **keywords)
+        with torch.autocast("cpu", dtype):
+            out = results(function, arguments, grads, **keywords)
+        assert all(torch.equal(out[name], plain[name]) for name in plain)
+
+
+@pytest.mark.parametrize("function", [attention, cpu.attention])
+@pytest.mark.parametrize("scale", [-0.7, 0.0])
+@pytest.mark.parametrize("pattern", [Full(), Causal()])
+def test_a_scale_may_be_negative_or_zero(pattern, scale, function) -> None:
+    arguments, grads, _ = make(70)
+    out = results(function, arguments, grads, pattern=pattern, scale=scale)
+    harness.check(out, expected(arguments, grads, pattern=pattern, scale=scale), 1e-5)
+
+
 def test_types_may_be_mixed() -> None:
     arguments, grads, _ = make(50, score="sigmoid")
     arguments["k"], arguments["v"] = arguments["k"].bfloat16(), arguments["v"].half()
