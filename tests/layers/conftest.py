@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nas.layers import PRIMITIVES
 from nas.layers.base import Primitive, Shape
+from nas.layers.matrix_state import DELTA
 
 BLOCKS = {"res": 1, "repeat": 1, "down": 1, "gated": 1, "add": 2, "gate": 2, "concat": 2, "seq": 2}
 ACTIVATIONS = ("relu", "gelu", "silu")
@@ -48,6 +49,7 @@ def arguments(everything: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         (8, 16, 32) if everything else (8,), ("forward", "backward", "both")
     ):
         yield "selective", {"states": states, "direction": direction}
+    yield from matrix_arguments(everything)
     widths, dilations = ((3, 4, 7), (1, 2, 4, 8)) if everything else ((4,), (1, 8))
     for kind, width, dilation, direction in product(
         ("depthwise", "dense"), widths, dilations, ("causal", "centred")
@@ -55,6 +57,39 @@ def arguments(everything: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         yield (
             "conv",
             {"kind": kind, "width": width, "dilation": dilation, "direction": direction},
+        )
+
+
+def matrix_arguments(everything: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    states = [
+        ("add", ("none", "fixed", "head", "channel"), ("divided", "norm", "gated")),
+        ("tied", ("channel",), ("divided", "norm", "gated")),
+        *((name, ("none", "fixed", "head"), ("norm", "gated")) for name in DELTA),
+    ]
+    combined = [
+        (update, decay, read)
+        for update, decays, reads in states
+        for decay, read in product(decays, reads)
+    ]
+    features = ("identity", "elu", "silu", "rotary")
+    if everything:
+        inputs = product((4,), (1, 2), ("direct", "short"), features, combined)
+    else:  # every value of each factor, not all with all
+        spread = product((2,), (1, 2), ("direct", "short"), features)
+        inputs = ((*first, combined[7 * i % len(combined)]) for i, first in enumerate(spread))
+    for index, (heads, values, input, feature, (update, decay, read)) in enumerate(inputs):
+        yield (
+            "matrix",
+            {
+                "heads": heads,
+                "values": values,
+                "input": input,
+                "feature": feature,
+                "update": update,
+                "decay": decay,
+                "read": read,
+                "direction": "backward" if index % 5 == 4 else "forward",
+            },
         )
 
 

@@ -66,7 +66,7 @@ def test_every_alternative_is_used(sampled):
         for alternative in alternatives
         if not used[alternative]
     ]
-    # Where the study is causal, what looks ahead is not there: three directions, and `down`.
+    # Where the study is causal, what looks ahead is not there: four directions, and `down`.
     ahead = [
         f"{alternative.location}: {alternative.rule}"
         for alternatives in space.grammar.rules.values()
@@ -74,7 +74,7 @@ def test_every_alternative_is_used(sampled):
         if alternative.where is not None and "causal" in alternative.where.names
     ]
     assert unused == (ahead if shape.causal else [])
-    assert len(ahead) == 4
+    assert len(ahead) == 5
 
 
 def test_most_samples_are_deep_networks(sampled):
@@ -83,7 +83,7 @@ def test_most_samples_are_deep_networks(sampled):
     for derivation in derivations[:1000]:
         architecture = Architecture.from_term(derivation.term, shape)
         names = {layer.name for layer in architecture.layers}
-        mixers += bool(names & {"attention", "scan", "selective", "conv"})
+        mixers += bool(names & {"attention", "scan", "selective", "conv", "matrix"})
         residuals += "res" in names
         layers += sum(layer.role != "fork" for layer in architecture.layers)
     assert mixers >= 850

@@ -1,0 +1,95 @@
+"""Decays of a matrix state: log gates of at most 0, one per head or one per key channel."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas.layers.base import Cost, without_decay
+from nas.layers.numerics import at_least_float32
+from nas.layers.projection import Projection, projection_cost
+
+# What GLA's gates are the 16th root of: they begin close to 1.
+GLA_ROOT = 16.0
+# Inner channels of GLA's gate.
+GLA_RANK = 16
+
+
+class FixedHeadDecay(nn.Module):
+    """alpha = 1 - 2^(-5-h) for head h = 0, 1, ..., not learned (Sun et al. 2023, "RetNet").
+
+    Args:
+        heads: Number of heads H.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """log(alpha), [B, L, H], of tokens [B, L, D]."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        head = torch.arange(self.heads, device=x.device, dtype=dtype)
+        return torch.log1p(-torch.exp2(-5.0 - head)).expand(*x.shape[:-1], -1)
+
+
+class HeadDecay(nn.Module):
+    """log(alpha) = -exp(A) softplus(W x + b) per head: Mamba-2's, and of Gated DeltaNet.
+
+    exp(A) starts uniform in [1, 16], softplus(b) log-uniform in [0.001, 0.1] (Dao & Gu 2024,
+    "Transformers are SSMs"; Yang et al. 2025, "Gated Delta Networks").
+
+    Args:
+        width: Number of channels D.
+        heads: Number of heads H.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.decay = without_decay(nn.Parameter(torch.empty(heads).uniform_(1.0, 16.0).log()))
+        self.projection = Projection(width, heads, bias=True)
+        step = torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)).exp()
+        with torch.no_grad():  # the inverse of softplus
+            self.projection.bias.copy_(step + torch.log(-torch.expm1(-step)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """log(alpha), [B, L, H], of tokens [B, L, D]."""
+        step = F.softplus(at_least_float32(self.projection(x)))
+        return -torch.exp(at_least_float32(self.decay)) * step
+
+
+class ChannelDecay(nn.Module):
+    """alpha = sigmoid(W2 W1 x + b)^(1/16) per key channel, W1 to 16 channels.
+
+    Yang et al. 2024, "Gated Linear Attention Transformers", section 4.4.
+
+    Args:
+        width: Number of channels D.
+        keys: Number of key channels of all heads.
+    """
+
+    def __init__(self, width: int, keys: int) -> None:
+        super().__init__()
+        self.down = Projection(width, GLA_RANK, bias=False)
+        self.up = Projection(GLA_RANK, keys, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """log(alpha), [B, L, keys], of tokens [B, L, D]."""
+        return F.logsigmoid(at_least_float32(self.up(self.down(x)))) / GLA_ROOT
+
+
+def gate_cost(gate: str, tokens: int, width: int, heads: int, keys: int) -> Cost:
+    """Parameters, flops and kept elements of a gate of that name; x is the caller's to count."""
+    if gate == "head":
+        # The logits, their softplus, the log gates
+        kept = Cost(parameters=heads, activations=3 * tokens * heads)
+        return projection_cost(tokens, width, heads, bias=True) + kept
+    if gate == "channel":
+        # The inner channels; the logits, what logsigmoid keeps of them, the log gates
+        return (
+            projection_cost(tokens, width, GLA_RANK, bias=False)
+            + projection_cost(tokens, GLA_RANK, keys, bias=True)
+            + Cost(activations=tokens * (GLA_RANK + 3 * keys))
+        )
+    return Cost()
