@@ -19,8 +19,9 @@ from nas.kernels.gated_linear_attention.normaliser import normalised, normalised
 State = tuple[Tensor, Tensor, Tensor]
 """S [B, H, K, V] and n [B, H, K], both divided by exp(m), and m [B, H]. Empty: (0, 0, -inf)."""
 
-# Below it a forget gate is zero in every respect, and sums of it keep their digits.
-_LOG_FORGET_FLOOR = -1e4
+# Below it a gate is zero in every respect, and sums of it keep their digits. Were it -inf, there
+# would be no m before the first input that is not zero.
+_LOG_FLOOR = -1e4
 
 
 def mlstm(
@@ -43,7 +44,7 @@ def mlstm(
         q: queries [B, L, H, K].
         k: keys [B, L, H, K].
         v: values [B, L, H, V].
-        log_input: log(i_t), the raw input gate [B, L, H].
+        log_input: log(i_t), the raw input gate [B, L, H]; minus infinity is allowed.
         log_forget: log(f_t), of a sigmoid or of an exponential [B, L, H].
         initial_state: (S, n, m) before the first step; None means empty.
         scale: factor of the queries, as K ** -0.5 in the paper on the keys.
@@ -64,8 +65,8 @@ def mlstm(
         )
     out_dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     number = torch.promote_types(out_dtype, torch.float32)
-    log_input = log_input.to(number)
-    log_forget = log_forget.to(number).clamp(min=_LOG_FORGET_FLOOR)
+    log_input = log_input.to(number).clamp(min=_LOG_FLOOR)
+    log_forget = log_forget.to(number).clamp(min=_LOG_FLOOR)
     memory, start = None, None
     if initial_state is not None:
         memory = torch.cat([initial_state[0], initial_state[1].unsqueeze(-1)], dim=-1)
@@ -122,8 +123,8 @@ def mlstm_step(
         o [B, H, V] in the promoted type of q, k and v, and (S, n, m) of the next step.
     """
     memory, normaliser, before = state
-    log_input = log_input.to(before.dtype)
-    log_forget = log_forget.to(before.dtype).clamp(min=_LOG_FORGET_FLOOR)
+    log_input = log_input.to(before.dtype).clamp(min=_LOG_FLOOR)
+    log_forget = log_forget.to(before.dtype).clamp(min=_LOG_FLOOR)
     m = torch.maximum(log_forget + before, log_input)
     both = torch.cat([memory, normaliser.unsqueeze(-1)], dim=-1)
     weighted = (k * (log_input - m).exp().unsqueeze(-1)).to(k.dtype)

@@ -208,6 +208,26 @@ def test_mlstm_inputs_beyond_the_range_of_exp_stay_finite_and_right(size) -> Non
         harness.check(out, expected, 1e-4)
 
 
+def test_mlstm_inputs_of_zero_before_the_first_leave_no_trace() -> None:
+    arguments, grads = make("mlstm", 40, initial=False)
+    arguments["log_input"][:, :7] = -torch.inf
+    out = harness.results(run("mlstm"), arguments, grads, outputs(grads))
+    later = arguments | {n: x[:, 7:] for n, x in arguments.items() if x is not None}
+    expected = harness.oracle(loop("mlstm"), later, [grads[0][:, 7:], *grads[1:]], outputs(grads))
+    names = [name for name, x in later.items() if x is not None]
+    assert not out["result 0"][:, :7].any()
+    for name in ("result 0", *(f"gradient of {name}" for name in names)):
+        assert relative_error(out[name][:, 7:], expected[name]) < 1e-4
+        assert out[name].isfinite().all()
+    for name in outputs(grads)[1:]:
+        assert relative_error(out[name], expected[name]) < 1e-4
+    state = empty("mlstm")
+    for t in range(10):
+        now = [arguments[name][:, t] for name in names]
+        o, state = mlstm_step(*now, state, scale=SCALE)
+        assert relative_error(o, out["result 0"][:, t]) < 1e-4
+
+
 def test_mlstm_over_a_long_sequence_that_forgets_strongly() -> None:
     # The sum of its log gates passes -10,000, where float32 has a thousandth for its last digit.
     arguments, grads = make("mlstm", 1500)
