@@ -126,8 +126,9 @@ class Dilated:
         if self.taps is None:
             return UNLIMITED, 0 if self.causal else UNLIMITED
         if self.causal:
-            return (self.taps - 1) * self.stride, 0
-        return self.taps // 2 * self.stride, self.taps // 2 * self.stride
+            return min(UNLIMITED, (self.taps - 1) * self.stride), 0
+        half = min(UNLIMITED, self.taps // 2 * self.stride)
+        return half, half
 
     def visible(self, i: Any, j: Any) -> Any:
         """Whether the query at i sees the key at j (numbers, or tensors that broadcast)."""
@@ -310,6 +311,9 @@ def _at_least(least: int, **numbers: int) -> None:
     for name, number in numbers.items():
         if number < least:
             raise ValueError(f"{name} must be at least {least}, and is {number}")
+        if number > UNLIMITED:
+            # Positions have 32 bits, in which it would be another number.
+            raise ValueError(f"{name} must be at most {UNLIMITED}, and is {number}")
 
 
 def _band_tiles(queries: int, keys: int, before: int, after: int, stride: int) -> Iterator[Tile]:

@@ -241,11 +241,28 @@ def test_patterns_can_be_packed(name) -> None:
         (lambda: Chunk(0), "size must be at least 1"),
         (lambda: Prefix(-1), "length must be at least 0"),
         (lambda: Landmark(1), "block must be at least 2"),
+        (lambda: Window(2**40), "width must be at most 1073741824, and is"),
+        (lambda: Dilated(2, 2**40), "stride must be at most"),
+        (lambda: Fixed(2**40), "stride must be at most"),
+        (lambda: Chunk(2**40), "size must be at most"),
+        (lambda: Prefix(2**40), "length must be at most"),
+        (lambda: Landmark(2**40), "block must be at most"),
     ],
 )
 def test_patterns_that_are_none(make_pattern, message) -> None:
     with pytest.raises(ValueError, match=message):
         make_pattern()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_patterns_whose_numbers_are_large(causal) -> None:
+    arguments, _, _ = make(20)
+    most = patterns.UNLIMITED
+    for pattern in (Window(most, causal), Chunk(most, causal), Dilated(most, 3, causal)):
+        o = attention(**arguments, pattern=pattern, backend="cpu")
+        same = Dilated(None, 3, causal) if isinstance(pattern, Dilated) else Causal()
+        same = same if causal or isinstance(pattern, Dilated) else Full()
+        assert relative_error(o, attention(**arguments, pattern=same, backend="reference")) < 1e-6
 
 
 # -- plain torch -------------------------------------------------------------------------------
