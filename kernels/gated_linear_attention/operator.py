@@ -77,13 +77,13 @@ def gated_linear_attention(
 def _check(
     q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor | None, initial_state: Tensor | None
 ) -> None:
-    if q.dim() != 4 or q.shape != k.shape or q.shape[1] == 0:
+    if q.dim() != 4 or q.shape != k.shape or 0 in q.shape:
         raise ValueError(
-            "q and k must both be [B, L, H, K] with L >= 1, "
+            "q and k must both be [B, L, H, K], all of sizes >= 1, "
             f"and are {list(q.shape)} and {list(k.shape)}"
         )
     batch, length, heads, width = q.shape
-    if v.dim() != 4 or v.shape[:3] != q.shape[:3]:
+    if v.dim() != 4 or v.shape[:3] != q.shape[:3] or v.shape[3] == 0:
         raise ValueError(
             f"v must be [B, L, H, V] = {[batch, length, heads]} and a width, and is {list(v.shape)}"
         )
