@@ -35,7 +35,7 @@ __all__ = ["Jacobian", "NewtonReport", "NewtonResult", "newton_scan"]
 
 Jacobian = Literal["diagonal", "block", "dense", "quasi"]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
-"""Of the relative change in an iteration, after which one more follows."""
+"""Of the relative change in an iteration, after which there is no other."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class NewtonReport:
 
     Attributes:
         iterations: how many were made, not counting the one that carries the gradient.
-        converged: whether the last one changed less than the tolerance.
+        converged: whether the last one changed less than the tolerance, and left no step's equation
+            further from being true than `_slack` says.
         change: largest change of a number in the last iteration, over the largest number or 1.
         resets: how many numbers were not finite and were set back, in all iterations.
         sequential: whether the states are those of the loop over time.
@@ -97,7 +98,8 @@ def newton_scan(
             "quasi" the diagonal [B, L, N]), from what `step` gets; None leaves it to autograd.
         max_iterations: after which it gives up; L are always enough in exact arithmetic.
         tolerance: of the largest change in an iteration, over the largest number or 1; None means
-            1e-5 in float32, 1e-9 in float64. One more iteration follows where gradients are wanted.
+            1e-5 in float32, 1e-9 in float64. States that change no more but do not fit their
+            equations count as not converged.
         damping: in [0, 1): J is taken times 1 - damping while iterating, which keeps products of
             expanding Jacobians in range and costs iterations; the solution is the same.
         guess: states to start from [B, L, ...], such as those of the last training step; None means
@@ -118,7 +120,7 @@ def newton_scan(
     given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     _check(given, initial_state, jacobian, max_iterations, damping, guess)
     chosen = choose_backend(initial_state.device, backend)
-    if chosen == "reference":
+    if chosen == "reference" or initial_state.numel() == 0:
         states, final = reference.newton_scan(step, given, initial_state)
         return NewtonResult(states, final.clone(), NewtonReport(sequential=True))
     limit = TOLERANCE[initial_state.dtype] if tolerance is None else tolerance
@@ -202,12 +204,30 @@ def _solve(
             following = torch.where(wrong, after.nan_to_num(0.0, 0.0, 0.0), following)
             change = float("inf")
         states = following
-        report = NewtonReport(
-            report.iterations + 1, change <= tolerance, change, report.resets + resets
+        settled = change <= tolerance and _residual(step, inputs, initial, states) <= _slack(
+            tolerance, initial.dtype
         )
+        report = NewtonReport(report.iterations + 1, settled, change, report.resets + resets)
         if report.converged:
             break
     return states, report
+
+
+def _residual(step: Step, inputs: tuple[Tensor, ...], initial: Tensor, states: Tensor) -> float:
+    """By how much the states miss their equations at worst, over the largest number or 1."""
+    before = torch.cat([initial.unsqueeze(1), states[:, :-1]], dim=1)
+    missed = (step(before, *inputs) - states).abs().max()
+    return (missed / states.abs().max().clamp(min=1)).item()
+
+
+def _slack(tolerance: float, dtype: torch.dtype) -> float:
+    """How large a residual may be once states no longer change.
+
+    Far above what a change within the tolerance leaves. Where a chunk's product of Jacobians is as
+    large as 1 / epsilon, a scan's rounding errors are as large as the states, and the iteration can
+    come to rest far from any solution.
+    """
+    return max(100 * tolerance, float(torch.finfo(dtype).eps ** 0.5))
 
 
 def _differentiable(
@@ -219,7 +239,7 @@ def _differentiable(
     derivative: Step | None,
     backend: str,
 ) -> Tensor:
-    """Make one more iteration from the solution, with J held, if anything wants a gradient."""
+    """Add the gradient of one more iteration from the solution, with J held, if any is wanted."""
     if not torch.is_grad_enabled():
         return states
     before = torch.cat([initial.detach().unsqueeze(1), states[:, :-1]], dim=1)
@@ -230,8 +250,10 @@ def _differentiable(
     exact = None if jacobian == "quasi" else derivative
     constants = tuple(x.detach() for x in inputs)
     _, slope = _linearise(step, before, constants, form, exact)
-    slope = slope.detach()
-    return _scan(form, slope, after - _apply(form, slope, before), initial, backend)
+    # The iteration itself is not made, only what flows through it: its input is zero, and with it
+    # its output. As products of Jacobians that expand, it would multiply the rounding errors.
+    flows = _scan(form, slope.detach(), after - after.detach(), initial - initial.detach(), backend)
+    return states + flows
 
 
 def _linearise(

@@ -145,6 +145,48 @@ def test_damping_changes_the_way_and_not_the_solution(name) -> None:
     assert relative_error(damped.states, plain.states) < 1e-8
 
 
+def expanding(h, u):
+    return 4 * torch.sin(2 * h) + u
+
+
+@pytest.mark.parametrize("jacobian", ["diagonal", "block", "dense", "quasi"])
+def test_an_expanding_recurrence_is_solved_with_a_gradient_as_without(jacobian) -> None:
+    # Damped, it converges; undamped, the products of its Jacobians reach 1e30 and more.
+    torch.manual_seed(0)
+    pair = (2,) if jacobian == "block" else ()
+    x = (0.1 * torch.randn(2, 100, 2, *pair)).requires_grad_()
+    state = torch.randn(2, 2, *pair)
+    states, _, report = newton_scan(
+        expanding, x, state, jacobian=jacobian, damping=0.95, max_iterations=200, fallback=False
+    )
+    assert report.converged
+    before = torch.cat([state.unsqueeze(1), states[:, :-1]], dim=1)
+    torch.testing.assert_close(expanding(before, x), states, rtol=0, atol=1e-4)
+    loop, _ = reference.newton_scan(expanding, [x], state)
+    (grad,) = torch.autograd.grad(states[:, :5].sum(), x)
+    (expected,) = torch.autograd.grad(loop[:, :5].sum(), x)
+    assert relative_error(grad, expected) < 1e-3
+
+
+@pytest.mark.parametrize("seed", [1, 3, 5])
+def test_states_that_rest_far_from_a_solution_are_not_returned(seed) -> None:
+    # A chunk's product of Jacobians is beyond 1e7, which makes rounding errors as large as states:
+    # the iteration comes to rest, and steps do not fit each other by 1 and more.
+    torch.manual_seed(seed)
+    x, state = 0.1 * torch.randn(2, 60, 2), torch.randn(2, 2)
+    states, _, _ = newton_scan(expanding, x, state, jacobian="diagonal", max_iterations=150)
+    before = torch.cat([state.unsqueeze(1), states[:, :-1]], dim=1)
+    torch.testing.assert_close(expanding(before, x), states, rtol=0, atol=1e-2)
+
+
+def test_no_sequences() -> None:
+    x, state = torch.randn(0, 5, 3, requires_grad=True), torch.randn(0, 3)
+    states, final, _ = newton_scan(lambda h, u: torch.tanh(h + u), x, state, jacobian="diagonal")
+    assert states.shape == (0, 5, 3)
+    assert final.shape == (0, 3)
+    assert torch.autograd.grad(states.sum(), x)[0].shape == x.shape
+
+
 def test_a_good_guess_saves_iterations() -> None:
     step, (x, _, state), jacobian = make("lstm")
     cold = newton_scan(step, x, state, jacobian=jacobian)
