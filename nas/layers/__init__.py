@@ -15,6 +15,7 @@ from nas.layers import (
     residual,
     scan,
     ssm,
+    ssm_diagonal,
 )
 from nas.layers.base import PRIMITIVES
 
@@ -34,4 +35,5 @@ __all__ = [
     "residual",
     "scan",
     "ssm",
+    "ssm_diagonal",
 ]

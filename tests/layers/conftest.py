@@ -50,6 +50,11 @@ def arguments(everything: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     ):
         yield "selective", {"states": states, "direction": direction}
     yield from matrix_arguments(everything)
+    for kind, states, direction in product(
+        ("s4d", "lru"), (8, 16, 32, 64) if everything else (8,), ("forward", "backward", "both")
+    ):
+        values = {"parameterisation": kind, "states": states, "direction": direction}
+        yield "diagonal", values
     widths, dilations = ((3, 4, 7), (1, 2, 4, 8)) if everything else ((4,), (1, 8))
     for kind, width, dilation, direction in product(
         ("depthwise", "dense"), widths, dilations, ("causal", "centred")
