@@ -1,4 +1,4 @@
-"""Recurrences with a matrix as their state: linear attention, RetNet, GLA, and the delta rules."""
+"""Recurrences with a matrix as their state: linear attention, RetNet, GLA, HGRN2, delta rules."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,13 @@ from nas.kernels.gated_linear_attention.operator import (
 )
 from nas.layers.base import Cost, Primitive, Shape, State, primitive, without_decay
 from nas.layers.convolution import Convolution
-from nas.layers.matrix_state_gates import ChannelDecay, FixedHeadDecay, HeadDecay, gate_cost
+from nas.layers.matrix_state_gates import (
+    BoundedDecay,
+    ChannelDecay,
+    FixedHeadDecay,
+    HeadDecay,
+    gate_cost,
+)
 from nas.layers.numerics import at_least_float32, bounded
 from nas.layers.projection import Projection, projection_cost
 from nas.layers.rotary import rotate
@@ -49,8 +55,9 @@ class MatrixState(Primitive):
             2020), `silu`, or `rotary` (turned by their position).
         update: As above.
         decay: alpha: `none` (1), `fixed` (RetNet's 1 - 2^(-5-h)), `head` (Mamba-2's, a number a
-            head) or `channel` (GLA's, one per key channel). `tied` needs `channel`; the delta rules
-            have none or a number a head.
+            head), `channel` (GLA's, one per key channel) or `bounded` (HGRN2's, one per key
+            channel, above a learned bound). `tied` needs one of the last two; the delta rules have
+            none or a number a head.
         read: `norm` (RMS norm per head), `gated` (norm(o) * silu(W x)), or, for `add` and `tied`,
             `divided`: o over |n_t . q_t|, n_t the state of a value that is always 1. The divisor is
             at least 1, with the positive features 1e-6.
@@ -285,6 +292,8 @@ def _gate(name: str, width: int, heads: int, keys: int) -> nn.Module | None:
         return HeadDecay(width, heads)
     if name == "channel":
         return ChannelDecay(width, keys)
+    if name == "bounded":
+        return BoundedDecay(width, keys)
     return None
 
 
@@ -292,7 +301,9 @@ def _kept(sizes: _Sizes, shape: Shape, heads: int, feature: str, update: str, re
     """Elements kept for the backward pass, beside those of the decay and the convolution."""
     queries, keys, values = sizes.parts
     inner, steps = heads * sizes.value, sizes.substeps * heads
-    each = shape.width + queries + keys + values  # x; q, k and v
+    each = shape.width  # x
+    if not (feature == "rotary" and read == "divided"):  # where copies are kept alone
+        each += queries + keys + values
     turned = queries + keys
     if feature != "identity":
         each += turned
@@ -330,7 +341,10 @@ def _sizes(
     _one_of("input", input, ("direct", "short"))
     _one_of("feature", feature, ("identity", "elu", "silu", "rotary"))
     _one_of("update", update, ("add", "tied", *DELTA))
-    decays = {"add": ("none", "fixed", "head", "channel"), "tied": ("channel",)}
+    decays = {
+        "add": ("none", "fixed", "head", "channel", "bounded"),
+        "tied": ("channel", "bounded"),
+    }
     _one_of(f"decay of {update}", decay, decays.get(update, ("none", "fixed", "head")))
     reads = ("norm", "gated") if update in DELTA else ("divided", "norm", "gated")
     _one_of(f"read of {update}", read, reads)

@@ -14,6 +14,8 @@ from nas.layers.projection import Projection, projection_cost
 GLA_ROOT = 16.0
 # Inner channels of GLA's gate.
 GLA_RANK = 16
+# The largest 1 - alpha in float32 whose logarithm is finite.
+MOST_FORGOTTEN = 1.0 - 2.0**-24
 
 
 class FixedHeadDecay(nn.Module):
@@ -79,6 +81,31 @@ class ChannelDecay(nn.Module):
         return F.logsigmoid(at_least_float32(self.up(self.down(x)))) / GLA_ROOT
 
 
+class BoundedDecay(nn.Module):
+    """alpha = c + (1 - c) sigmoid(W x) per key channel, c = sigmoid(decay): HGRN2's.
+
+    Qin et al. 2024, "HGRN2: Gated Linear RNNs with State Expansion". There c rises with the layers
+    of a network; here each layer learns its own, and its channels start with c uniform in
+    [0.05, 0.95], the range that the layers of a deep network begin with.
+
+    Args:
+        width: Number of channels D.
+        keys: Number of key channels of all heads.
+    """
+
+    def __init__(self, width: int, keys: int) -> None:
+        super().__init__()
+        self.decay = without_decay(nn.Parameter(torch.empty(keys).uniform_(0.05, 0.95).logit()))
+        self.projection = Projection(width, keys, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """log(alpha), [B, L, keys], of tokens [B, L, D]."""
+        logits = at_least_float32(self.projection(x))
+        # 1 - alpha = (1 - c) (1 - sigmoid): it keeps its digits where alpha is close to 1.
+        forgotten = torch.sigmoid(-at_least_float32(self.decay)) * torch.sigmoid(-logits)
+        return torch.log1p(-forgotten.clamp(max=MOST_FORGOTTEN))
+
+
 def gate_cost(gate: str, tokens: int, width: int, heads: int, keys: int) -> Cost:
     """Parameters, flops and kept elements of a gate of that name; x is the caller's to count."""
     if gate == "head":
@@ -92,4 +119,8 @@ def gate_cost(gate: str, tokens: int, width: int, heads: int, keys: int) -> Cost
             + projection_cost(tokens, GLA_RANK, keys, bias=True)
             + Cost(activations=tokens * (GLA_RANK + 3 * keys))
         )
+    if gate == "bounded":
+        # The sigmoid, its product with 1 - c, that when clamped, the log gates
+        kept = Cost(parameters=keys, activations=4 * tokens * keys)
+        return projection_cost(tokens, width, keys, bias=False) + kept
     return Cost()

@@ -67,8 +67,8 @@ def arguments(everything: bool) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def matrix_arguments(everything: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     states = [
-        ("add", ("none", "fixed", "head", "channel"), ("divided", "norm", "gated")),
-        ("tied", ("channel",), ("divided", "norm", "gated")),
+        ("add", ("none", "fixed", "head", "channel", "bounded"), ("divided", "norm", "gated")),
+        ("tied", ("channel", "bounded"), ("divided", "norm", "gated")),
         *((name, ("none", "fixed", "head"), ("norm", "gated")) for name in DELTA),
     ]
     combined = [
