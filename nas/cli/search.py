@@ -83,7 +83,10 @@ def search(
     profile: ProfileOption = None,
     start: Annotated[
         list[str] | None,
-        typer.Option("--start", help="Architectures measured first (repeat); default: the zoo."),
+        typer.Option(
+            "--start",
+            help="Architectures measured first (repeat); `zoo`: all of it; default: six of it.",
+        ),
     ] = None,
     storage: Storage = RESULTS,
     data: Data = None,

@@ -22,6 +22,13 @@ from nas.study.definition import Definition
 from nas.tasks.suite import Suite
 from nas.training.recipe import Recipe
 
+BASELINES = ("transformer", "mingru", "hawk", "griffin", "tcn", "moe_transformer")
+"""Of the zoo: what a study begins with and is compared with, unless it is told otherwise. Few, as
+all are trained at several learning rates first, and retrained at the end."""
+
+WHOLE_ZOO = "zoo"
+"""As a starting architecture: all of the zoo."""
+
 RUNGS = 3
 """Number of rungs, the full budget included."""
 
@@ -56,8 +63,8 @@ def define(
         max_params: Most parameters of an architecture's body; embedding and head are the same for
             all and do not count.
         max_flops: Most FLOPs of the body for one sequence of the longest task.
-        start: Architectures measured first: zoo names, files or texts; None: those of the zoo that
-            are in the space.
+        start: Architectures measured first: zoo names, files or texts, or `zoo` for all of the
+            zoo that is in the space; None: of `BASELINES` those that are in the space.
         final_seeds: Fresh seeds of the final comparison.
         data: Folder with real data.
 
@@ -78,7 +85,7 @@ def define(
             )
     refuse_misfits(loaded)
     zoo = {_hash(loaded, path.stem): path.stem for path in packaged_architectures()}
-    names = start or [name for key, name in zoo.items() if key is not None]
+    names = _names(start, [name for key, name in zoo.items() if key is not None])
     texts = [_parse(loaded, name).text for name in names]
     costs = [_architecture(loaded, text) for text in texts]
     if not costs and not (max_params and max_flops):
@@ -125,10 +132,9 @@ def define(
 
 def left_out_baselines(definition: Definition, start: Sequence[str] | None) -> list[str]:
     """Names of the zoo's texts that a study would begin with, were they in its space."""
-    if start:
-        return []
     named = set(definition.baselines.values())
-    return [path.stem for path in packaged_architectures() if path.stem not in named]
+    wanted = _names(start, [path.stem for path in packaged_architectures()])
+    return [] if start and WHOLE_ZOO not in start else [n for n in wanted if n not in named]
 
 
 def redefine(definition: Definition, suite: Suite, data: Path | None) -> Definition:
@@ -183,10 +189,21 @@ def rungs(steps: int) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def _names(start: Sequence[str] | None, zoo: Sequence[str]) -> list[str]:
+    """The starting architectures that were asked for, of the zoo those that there are."""
+    if not start:
+        return [name for name in BASELINES if name in zoo]
+    return [name for word in start for name in (zoo if word == WHOLE_ZOO else [word])]
+
+
 def _baselines(space: Space, texts: Sequence[str], zoo: Mapping[str | None, str]) -> dict[str, str]:
-    """Names of the starting architectures by canonical hash: the zoo's, else by position."""
+    """Names by canonical hash: of all the zoo's texts, as none of them may count as found here.
+
+    Starting architectures of one's own are named by their position.
+    """
     hashes = [canonical_hash(space.parse(text)) for text in texts]
-    return {key: zoo.get(key, f"start {i}") for i, key in enumerate(hashes, start=1)}
+    named = {key: name for key, name in zoo.items() if key is not None}
+    return {key: f"start {i}" for i, key in enumerate(hashes, start=1)} | named
 
 
 def _hash(space: Space, name: str) -> str | None:

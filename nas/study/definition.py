@@ -28,7 +28,7 @@ class Definition:
         eta: One trial in `eta` goes on from a rung.
         recipe: How models are trained, the learning rate of the trial aside.
         start: Texts of the architectures measured first, which the others are compared with.
-        baselines: Their names by canonical hash.
+        baselines: Names of these and of the whole zoo by canonical hash.
         final_seeds: Fresh seeds of the final comparison; 0: none.
         data: The folder the data was read from, if the person named one. It may move.
     """

@@ -172,7 +172,10 @@ def test_a_space_without_the_zoo_is_searched_from_its_own_starts(nas, here):
     assert "--start" in line
     code, _, err = nas(*words, "--name", "b", "--max-params", "900", "--max-flops", "9000")
     assert code == 0, err
-    assert "no baselines: griffin, hawk" in err
+    assert "no baselines: transformer, mingru" in err
+    assert "mamba" not in err
+    line = complaint(*pick(nas(*words, "--name", "d", "--start", "zoo")), 2)
+    assert "no architecture of the zoo is in own.lark" in line
     code, _, err = nas(*words, "--name", "c", "--start", "net(linear)")
     assert code == 0, err
     assert "no baselines" not in err
