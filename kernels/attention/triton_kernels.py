@@ -50,7 +50,7 @@ def _of_head(ptr, HAS: tl.constexpr, head):
 @triton.jit
 def _length(ptr, batch, KIND: tl.constexpr):
     if KIND == "prefix":
-        return tl.load(ptr + batch).to(tl.int32)
+        return tl.minimum(tl.load(ptr + batch), 2**30).to(tl.int32)
     return 0
 
 

@@ -55,7 +55,7 @@ class Work:
         """Cut the work so that the scores of a part stay in a cache."""
         pattern = self.pattern
         if self.lengths is not None:
-            pattern = Prefix(int(self.lengths.max()))
+            pattern = Prefix(min(max(int(self.lengths.max()), 0), self.keys))
         known: dict[Any, list[Tensor]] = {}
         for part in self._stacked(pattern.tiles(self.queries, self.keys)):
             hidden = None

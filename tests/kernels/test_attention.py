@@ -428,6 +428,14 @@ def test_steps_have_the_gradients_of_the_last_query(name, score) -> None:
     harness.check(out, expected(arguments, grads, **keywords), TOLERANCE[torch.float32])
 
 
+@pytest.mark.parametrize("lengths", [(-3, -1), (-3, 4), (2, 2**40)])
+def test_lengths_of_prefixes_before_and_beyond_the_keys(lengths) -> None:
+    arguments, grads, _ = make(20)
+    keywords = {"pattern": Prefix(torch.tensor(lengths))}
+    out = results(attention, arguments, grads, backend="cpu", **keywords)
+    harness.check(out, expected(arguments, grads, **keywords), 1e-5)
+
+
 def test_a_window_needs_no_more_keys_than_it_sees() -> None:
     x, _, _ = make(40)
     o = attention(**x, pattern=Window(7))
@@ -641,6 +649,15 @@ def test_triton_with_scores_that_are_huge(device, name) -> None:
     assert all(x.isfinite().all() for x in out.values())
     oracle = expected(arguments, grads, pattern=PATTERNS[name])
     assert relative_error(out["o"], oracle["o"]) < 2e-2
+
+
+@pytest.mark.parametrize("lengths", [(-3, -1), (2, 2**40)])
+@pytest.mark.parametrize("device", DEVICES)
+def test_triton_with_prefixes_before_and_beyond_the_keys(device, lengths) -> None:
+    arguments, grads, _ = make(10, heads=1, kv=1, device=device)
+    pattern = Prefix(torch.tensor(lengths, device=device))
+    out = results(attention, arguments, grads, pattern=pattern, backend="triton")
+    harness.check(out, expected(arguments, grads, pattern=pattern), 1e-5)
 
 
 def test_what_triton_does_not_take_is_computed_in_plain_torch() -> None:
