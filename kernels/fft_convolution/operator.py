@@ -85,8 +85,8 @@ def fft_convolution_bidirectional(
 
 
 def _check(x: Tensor, **tensors: Tensor | None) -> None:
-    if x.dim() != 3 or x.shape[1] == 0:
-        raise ValueError(f"x must be [B, L, D] with L >= 1, and is {list(x.shape)}")
+    if x.dim() != 3 or 0 in x.shape:  # torch has no transform of nothing
+        raise ValueError(f"x must be [B, L, D] with B, L, D >= 1, and is {list(x.shape)}")
     batch, _, width = x.shape
     given = {"x": x} | {name: tensor for name, tensor in tensors.items() if tensor is not None}
     for name, tensor in given.items():

@@ -28,7 +28,7 @@ def moe(x: Tensor, experts: Tensor, weights: Tensor, w: Tensor) -> Tensor:
         for expert, share in zip(chosen, shares.unbind(0), strict=True):
             y = y + share * (token @ matrices[expert])
         outputs.append(y)
-    return torch.stack(outputs).to(x.dtype)
+    return torch.stack(outputs).to(x.dtype) if outputs else x.new_zeros(0, w.shape[2])
 
 
 def expert_mlp(
@@ -62,7 +62,7 @@ def expert_mlp(
         for expert, share in zip(chosen, shares.unbind(0), strict=True):
             y = y + share * (activation(token @ first[expert]) @ second[expert])
         outputs.append(y)
-    return torch.stack(outputs).to(x.dtype)
+    return torch.stack(outputs).to(x.dtype) if outputs else x.new_zeros(0, w_out.shape[2])
 
 
 def grouped_mm(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def grouped_mm(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
     for matrix, end in zip(matrices, ends.tolist(), strict=True):
         outputs += [row @ matrix for row in rows[start:end]]
         start = end
-    return torch.stack(outputs).to(x.dtype)
+    return torch.stack(outputs).to(x.dtype) if outputs else x.new_zeros(0, w.shape[2])
 
 
 def _accumulator(x: Tensor, y: Tensor) -> torch.dtype:

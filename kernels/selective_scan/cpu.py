@@ -349,7 +349,7 @@ def _tiles(batch: int, groups: int, width: int, order: int) -> Iterator[_Tile]:
     w = min(width, max(TILE // order, 64))
     w = -(-width // -(-width // w))
     g = min(groups, max(1, TILE // (order * w)))
-    b = min(batch, max(1, TILE // (order * w * g)))
+    b = max(1, min(batch, TILE // (order * w * g)))
     for i in range(0, batch, b):
         for j in range(0, groups, g):
             for k in range(0, width, w):

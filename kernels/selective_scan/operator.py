@@ -91,8 +91,8 @@ def selective_scan(
 
 
 def _check(u: Tensor, others: dict[str, Tensor | None]) -> None:
-    if u.dim() != 3 or u.shape[1] == 0:
-        raise ValueError(f"u must be [B, L, D] with L >= 1, and is {list(u.shape)}")
+    if u.dim() != 3 or 0 in u.shape[1:]:
+        raise ValueError(f"u must be [B, L, D] with L, D >= 1, and is {list(u.shape)}")
     tensors = {"u": u} | {name: x for name, x in others.items() if x is not None}
     A, B, C = tensors["A"], tensors["B"], tensors["C"]
     batch, length, width = u.shape

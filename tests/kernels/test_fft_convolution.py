@@ -255,8 +255,9 @@ def test_a_second_derivative_is_refused_and_not_wrong() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"x": torch.zeros(4, 3)}, r"x must be \[B, L, D\] with L >= 1, and is \[4, 3\]"),
-        ({"x": torch.zeros(2, 0, 3)}, "L >= 1"),
+        ({"x": torch.zeros(4, 3)}, r"x must be \[B, L, D\] with B, L, D >= 1, and is \[4, 3\]"),
+        ({"x": torch.zeros(2, 0, 3)}, "L, D >= 1"),
+        ({"x": torch.zeros(0, 4, 3)}, "L, D >= 1"),
         ({"kernel": torch.zeros(5, 3)}, r"kernel must be \[D, M\] with D = 3 and M >= 1"),
         ({"kernel": torch.zeros(3, 0)}, r"M >= 1, and is \[3, 0\]"),
         ({"skip": torch.zeros(1)}, r"skip must be \[D\] = \[3\], and is \[1\]"),

@@ -148,6 +148,19 @@ def test_layouts_that_are_not_contiguous() -> None:
         harness.check(out, expected(given, changed_grad), 1e-5)
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_no_tokens(backend) -> None:
+    x, weights, w = torch.randn(0, 3), torch.randn(0, 2), torch.randn(4, 3, 5, requires_grad=True)
+    experts = torch.zeros(0, 2, dtype=torch.int64)
+    w_out = torch.randn(4, 5, 6, requires_grad=True)
+    for y, width in (
+        (moe(x, experts, weights, w, backend=backend), 5),
+        (expert_mlp(x, experts, weights, w, w_out, torch.tanh, backend=backend), 6),
+        (grouped_mm(x, w, torch.zeros(4, dtype=torch.int64), backend=backend), 5),
+    ):
+        assert y.shape == (0, width)
+
+
 def test_what_is_not_finite_stays_with_its_token() -> None:
     arguments, _ = make((30, 8, 12, 4, 2))
     arguments["x"][7] = float("nan")

@@ -271,6 +271,20 @@ def test_a_growth_that_meets_no_state_leaves_none() -> None:
     assert not final.any()
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_no_sequences(backend) -> None:
+    arguments = [x.requires_grad_() for x in (
+        torch.randn(0, 9, 6), torch.randn(0, 9, 6), -torch.rand(6, 4), torch.randn(0, 9, 4),
+        torch.randn(0, 9, 4),
+    )]  # fmt: skip
+    y, final = selective_scan(*arguments, backend=backend)
+    assert y.shape == (0, 9, 6)
+    assert final.shape == (0, 6, 4)
+    gradients = torch.autograd.grad(y.sum() + final.sum(), arguments)
+    assert [g.shape for g in gradients] == [x.shape for x in arguments]
+    assert gradients[2].count_nonzero() == 0
+
+
 def test_arguments_are_left_as_they_are() -> None:
     for length in (1, 40):
         arguments, grads = make((1, length, 3, 2))
@@ -434,8 +448,9 @@ def test_a_second_derivative_is_refused_and_not_wrong() -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("u", (2, 8), r"u must be \[B, L, D\] with L >= 1, and is \[2, 8\]"),
-        ("u", (2, 0, 6), "L >= 1"),
+        ("u", (2, 8), r"u must be \[B, L, D\] with L, D >= 1, and is \[2, 8\]"),
+        ("u", (2, 0, 6), "L, D >= 1"),
+        ("u", (2, 8, 0), "L, D >= 1"),
         ("delta", (2, 8, 1), r"delta must be \[B, L, D\] = \[2, 8, 6\], and is \[2, 8, 1\]"),
         ("z", (2, 8, 5), r"z must be \[B, L, D\]"),
         ("A", (5, 4), r"A must be \[D, N\] with D = 6 and N >= 1, and is \[5, 4\]"),
