@@ -45,6 +45,7 @@ def grouped_mm_backward(x: Tensor, w: Tensor, ends: Tensor, grad: Tensor) -> tup
 
 def _rows(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
     """Multiply rows [N, D] by the matrices [E, D, F] of their groups: [N, F]."""
+    x, w = _within_reach(x), _within_reach(w)
     rows, inner = x.shape
     groups, _, width = w.shape
     y = torch.empty(rows, width, dtype=x.dtype, device=x.device)
@@ -64,6 +65,7 @@ def _rows(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
 
 def _matrices(x: Tensor, grad: Tensor, ends: Tensor) -> Tensor:
     """Sum the outer products of each group's rows [N, D] and [N, F]: [E, D, F]."""
+    x, grad = _within_reach(x), _within_reach(grad)
     groups, inner, width = ends.shape[0], x.shape[1], grad.shape[1]
     grad_w = torch.empty(groups, inner, width, dtype=x.dtype, device=x.device)
 
@@ -77,6 +79,11 @@ def _matrices(x: Tensor, grad: Tensor, ends: Tensor) -> Tensor:
             inner=inner, width=width, groups=groups, DOT=_dot_type(x), PRECISION=_precision(x),
         )  # fmt: skip
     return grad_w
+
+
+def _within_reach(x: Tensor) -> Tensor:
+    """Copy what is so large and lies so that the kernels' 32 bits do not count its last channel."""
+    return x.contiguous() if (x.shape[-1] - 1) * x.stride(-1) >= 2**31 else x
 
 
 def _dot_type(x: Tensor) -> tl.dtype:

@@ -293,6 +293,13 @@ def test_triton_in_other_types(device, dtype) -> None:
     harness.check(out, expected(arguments, grad), max(TRITON_TOLERANCE[dtype], 1e-7))
 
 
+def test_triton_counts_channels_that_lie_far_apart() -> None:
+    triton = pytest.importorskip("nas.kernels.moe.triton")
+    columns = torch.empty(4096, 2**20, device="meta").T
+    assert triton._within_reach(columns).stride() == (4096, 1)
+    assert triton._within_reach(columns[:, :2000]).stride() == (1, 2**20)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_triton_reads_any_layout_and_skips_empty_groups(guarded_memory, in_padding, device) -> None:
     x, w = torch.randn(35, 6).to(device), torch.randn(5, 9, 6).to(device)
