@@ -3,9 +3,14 @@
 Expressions over MIN, MAX, MED and SM (sum modulo 10) of digits and expressions, drawn as a
 branching process and kept when their length lies strictly between two bounds. All expressions of a
 chunk are drawn and evaluated together, level by level of their trees.
+
+Knobs: other lengths, depths and numbers of arguments than the published ones. Expressions of a
+length L beyond the profile's have more than L / 2 tokens, so that a model trained at one length
+meets none so long before it is asked at twice that; as few shallow trees have so many, the trees
+may become deeper, too, unless `depth` is given.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,13 +52,35 @@ class ListOps:
 
 PAPER = ListOps(shortest=500, longest=2000, depth=10, arguments=10, length=2048)
 SMALL = ListOps(shortest=8, longest=64, depth=3, arguments=8, length=64)
+LENGTHS = (16, 2**15 - 1)
+DEPTHS = (2, 1000)
+RARE, ENOUGH = 0.001, 0.02
+"""Of the trees drawn, the share that is kept: the least there must be, and what depth grows for."""
 
 
 @task("lra/listops", "the value of a nested prefix expression")
-def listops(profile: Profile) -> Task:
-    """The task of a profile."""
+def listops(
+    profile: Profile,
+    *,
+    length: int | None = None,
+    depth: int | None = None,
+    arguments: int | None = None,
+) -> Task:
+    """The task of a profile.
+
+    Args:
+        profile: `paper` or `small`.
+        length: L: expressions are shorter, by default as in the profile; above its length they have
+            more than half as many tokens.
+        depth: Levels of the deepest tree, 2 for digits under one operator; by default the profile's
+            or, where few of its trees have that length, what it takes.
+        arguments: The largest number of arguments of an operator.
+
+    Raises:
+        ValueError: There are no such expressions, or next to none.
+    """
     small = profile == "small"
-    of = SMALL if small else PAPER
+    of = _definition(SMALL if small else PAPER, length, depth, arguments)
     train, held_out = (20_000, 2_000) if small else (96_000, 2_000)
     sizes = (train, held_out, held_out)
     return Task(
@@ -73,7 +100,65 @@ def listops(profile: Profile) -> Task:
         source=lambda: generated(f"lra/listops-{profile}", of, sizes, lambda keys: draw(keys, of)),
         decode=lambda inputs, target: f"{text(inputs)} = {int(target)}",
         rules={"majority": majority, "root operator": lookup(root_operator)},
+        difficulty=lambda split: tokens_in_classes(split, of.length),
     )
+
+
+def _definition(
+    of: ListOps, length: int | None, depth: int | None, arguments: int | None
+) -> ListOps:
+    """The definition of a profile with some of it changed; raises ValueError."""
+    if length not in (None, of.length):
+        if not LENGTHS[0] <= length <= LENGTHS[1]:
+            raise ValueError(f"length is {LENGTHS[0]} to {LENGTHS[1]} tokens, not {length}")
+        shortest = length // 2 if length > of.length else length * of.shortest // of.length
+        of = replace(of, shortest=shortest, longest=length, length=length)
+    if arguments is not None:
+        if not 2 <= arguments < of.length:
+            raise ValueError(f"arguments is 2 to {of.length - 1}, not {arguments}")
+        of = replace(of, arguments=arguments)
+    if depth is not None:
+        if not DEPTHS[0] <= depth <= DEPTHS[1]:
+            raise ValueError(f"depth is {DEPTHS[0]} to {DEPTHS[1]} levels, not {depth}")
+        of = replace(of, depth=depth)
+    found = of
+    while depth is None and share(found) < ENOUGH and found.depth < 4 * of.depth:
+        found = replace(found, depth=found.depth + 1)
+    if share(found) < RARE:
+        raise ValueError(
+            f"next to no expressions of depth {found.depth} with up to {of.arguments} arguments "
+            f"have {of.shortest + 1} to {of.longest - 1} tokens: allow more depth or arguments, or "
+            "choose another length"
+        )
+    return found
+
+
+def share(of: ListOps) -> float:
+    """The share of the trees with an operator at the root that are kept.
+
+    The generating function of the number of tokens is that of one level put into that of the level
+    above; its coefficients are read off at points on a circle.
+    """
+    count = 2 * of.longest
+    radius = 1e-8 ** (1 / count)  # what the circle adds of longer trees has this weight
+    z = radius * np.exp(2j * np.pi * np.arange(count) / count)
+
+    def operator(below: NDArray) -> NDArray:
+        powers = below**2 * (1 - below ** (of.arguments - 1)) / (1 - below)
+        return z**2 * powers / (of.arguments - 1)
+
+    below = z
+    for _ in range(of.depth - 2):
+        below = 0.75 * z + 0.25 * operator(below)
+    chances = np.fft.fft(operator(below)).real / count / radius ** np.arange(count)
+    return float(chances[of.shortest + 1 : of.longest].sum())
+
+
+def tokens_in_classes(split: Split, length: int) -> NDArray[np.int64]:
+    """The tokens of each expression, rounded down to an eighth of L."""
+    assert split.lengths is not None
+    width = max(1, length // 8)
+    return split.lengths.astype(np.int64) // width * width
 
 
 def root_operator(split: Split) -> NDArray[np.int64]:
@@ -125,7 +210,7 @@ def draw(keys: Keys, of: ListOps) -> Draw:
 def _grow(keys: Keys, of: ListOps) -> tuple[list[_Level], NDArray[np.int64]]:
     """Draw the trees from the roots down, and count their tokens; give up those too long."""
     owner, node = np.arange(len(keys)), keys
-    lengths = np.zeros(len(keys), dtype=np.int64)
+    lengths = np.ones(len(keys), dtype=np.int64)
     levels = []
     for depth in range(1, of.depth + 1):
         if depth == 1:
@@ -137,8 +222,9 @@ def _grow(keys: Keys, of: ListOps) -> tuple[list[_Level], NDArray[np.int64]]:
         arguments = np.where(operator, 2 + integers(node, of.arguments - 1), 0)
         of_four = ((node >> np.uint64(2)) & np.uint64(3)).astype(np.int64)
         levels.append(_Level(owner, arguments, np.where(operator, of_four, integers(node, 10))))
-        lengths += np.bincount(owner, 1 + operator, minlength=len(keys)).astype(np.int64)
-        # What stands below is not drawn where the expression is too long already.
+        # The closing bracket, and a token for each argument: more where that is an operator.
+        lengths += np.bincount(owner, operator + arguments, minlength=len(keys)).astype(np.int64)
+        # What stands below is not drawn where the expression is too long with it.
         below = np.where(lengths[owner] < of.longest, arguments, 0)
         starts = np.cumsum(below) - below
         number = np.arange(below.sum()) - np.repeat(starts, below)

@@ -1,13 +1,17 @@
+import hashlib
 import random
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from nas.errors import UsageError
 from nas.tasks.base import SPLITS, lookup
-from nas.tasks.lra.listops import PAPER, SMALL, SYMBOLS, ListOps, draw, listops, text
+from nas.tasks.lra.listops import PAPER, SMALL, SYMBOLS, ListOps, draw, listops, share, text
 from nas.tasks.random_streams import derive, stream
+from nas.tasks.registry import load_task
 
 OPERATORS = ["MIN", "MAX", "MED", "SM"]
 
@@ -68,6 +72,8 @@ DEFINITIONS = {
     "small": SMALL,
     "paper": PAPER,
     "other": ListOps(shortest=3, longest=40, depth=3, arguments=10, length=40),
+    "many arguments": ListOps(shortest=40, longest=80, depth=4, arguments=79, length=80),
+    "flat": ListOps(shortest=3, longest=30, depth=2, arguments=20, length=30),
 }
 
 
@@ -183,4 +189,83 @@ def test_an_example_reads_as_an_equation():
         assert evaluate(left) == int(right)
 
 
+def test_the_share_that_is_kept_is_known_beforehand():
+    for of in (*DEFINITIONS.values(), ListOps(30, 60, 6, 3, 64)):
+        kept = draw(derive(stream("share"), np.arange(4000)), of).kept.mean()
+        assert share(of) == pytest.approx(kept, abs=4 * (0.25 / 4000) ** 0.5)
+    rng = random.Random(1)
+    trees = [tree(rng, 1, 5, 4) for _ in range(40_000)]
+    lengths = [tokens_of(node) for node in trees if not isinstance(node, int)]
+    told = share(ListOps(12, 50, 5, 4, 64))
+    assert told == pytest.approx(np.mean([12 < n < 50 for n in lengths]), abs=0.02)
+
+
+def test_the_published_data_is_what_it_was():
+    drawn = draw(derive(stream("frozen"), np.arange(2000)), PAPER)
+    arrays = (drawn.inputs, drawn.targets, drawn.lengths, drawn.kept)
+    assert hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest() == FROZEN_PAPER
+
+
+@pytest.mark.parametrize(
+    ("profile", "length"), [("small", 128), ("small", 256), ("small", 40), ("paper", 1000)]
+)
+def test_other_lengths_are_the_same_task(profile, length):
+    base = SMALL if profile == "small" else PAPER
+    (task,) = load_task(f"lra/listops[length={length}]", profile).tasks
+    (trained,) = load_task("lra/listops", profile).tasks
+    assert (task.length, task.inputs, task.outputs) == (length, trained.inputs, trained.outputs)
+    if profile == "small":
+        split = task.splits["validation"]
+        for tokens, value, n in zip(split.inputs[:200], split.targets, split.lengths, strict=False):
+            words = text(tokens).split()
+            assert evaluate(" ".join(words)) == value
+            assert len(words) == n < length
+            assert n > (length / 2 if length > base.length else length / 8)
+        classes = task.difficulty(split)
+        assert (classes <= split.lengths).all()
+        assert (split.lengths < classes + length / 8).all()
+        assert len(np.unique(classes)) >= 3
+
+
+def test_a_trained_model_is_asked_at_lengths_it_never_met():
+    (task,) = load_task("lra/listops[depth=4,arguments=5]", "small").tasks
+    with pytest.raises(UsageError, match="next to no expressions of depth 4"):
+        task.longer(256)
+    (task,) = load_task("lra/listops", "small").tasks
+    longer = task.longer(128)
+    assert longer.splits["test"].lengths.min() > 64 > task.splits["train"].lengths.max()
+    assert longer.baselines["majority"] < 0.25
+
+
+def test_knobs_are_in_the_definition():
+    (task,) = load_task("lra/listops[length=60,depth=5,arguments=3]", "small").tasks
+    split = task.splits["train"]
+    expressions = [text(row).split() for row in split.inputs[:2000]]
+    assert max(map(depth_of, expressions)) == 5
+    assert "7 < length < 60, depth <= 5, 2 to 3 arguments" in task.definition
+    whole = [" ".join(words) for words in expressions]
+    assert not any(re.search(r"\[\w+( \d){4}", expression) for expression in whole)
+    assert any(re.search(r"\[\w+( \d){3} \]", expression) for expression in whole)
+    same = listops("small", length=SMALL.length, depth=SMALL.depth, arguments=SMALL.arguments)
+    assert same.data_hash == FROZEN
+
+
+@pytest.mark.parametrize(
+    ("knobs", "told"),
+    [
+        ("depth=1", "depth is 2 to 1000 levels, not 1"),
+        ("arguments=1", "arguments is 2 to 63, not 1"),
+        ("arguments=64", "arguments is 2 to 63, not 64"),
+        ("length=15", "length is 16 to 32767 tokens, not 15"),
+        ("length=40000", "length is 16 to 32767 tokens, not 40000"),
+        ("length=512,depth=3", "no expressions of depth 3 with up to 8 arguments have 257 to 511"),
+        ("length=512,arguments=2", "allow more depth or arguments"),
+    ],
+)
+def test_impossible_knobs_are_refused(knobs, told):
+    with pytest.raises(UsageError, match=told):
+        load_task(f"lra/listops[{knobs}]", "small")
+
+
 FROZEN = "ce462468d2d78cfb34c79b41f2d4fe15e8e4c10679161db7c85d526fd7e2d03e"
+FROZEN_PAPER = "2a94b20c31291a07f671e22f39697f44a05cfa524fe80650dcece5bf29293eca"
