@@ -88,7 +88,7 @@ class _Loader:
         importer: Location | None,
     ) -> tuple[Definitions, Scope, dict[str, int]]:
         if path not in self._read:
-            self._texts[path] = text = _read(path, importer)
+            self._texts[path] = text = read_text(path, importer)
             source = read_syntax(text, path)
             self._read[path] = source, attach_pragmas(source)
         source, pragmas = self._read[path]
@@ -152,7 +152,17 @@ class _Loader:
         return lines
 
 
-def _read(path: str, importer: Location | None) -> str:
+def read_text(path: str, importer: Location | None = None) -> str:
+    """The text of a space file.
+
+    Args:
+        path: The file.
+        importer: Where it is imported, for messages.
+
+    Raises:
+        SpaceError: It is missing, too large or not UTF-8.
+    """
+
     def refuse(problem: str) -> SpaceError:
         return SpaceError(
             f"{path}: {problem}" if importer is None else f"{problem}: {path}", importer

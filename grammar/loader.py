@@ -15,16 +15,20 @@ from nas.grammar.checks import check_endings, check_names, check_start
 from nas.grammar.definitions import Definitions
 from nas.grammar.errors import Location, SpaceError
 from nas.grammar.expand import Expander
-from nas.grammar.imports import PACKAGED, SpaceSource, load_files
+from nas.grammar.imports import PACKAGED, SpaceSource, load_files, read_text
 from nas.grammar.rules import Grammar
 from nas.grammar.terminals import BLANK, COMMENT
 
 START = "start"
 NAMES = ("L", "D", "causal")  # what every study gives
 
+_KEPT = 8
+_loaded: dict[tuple[str, frozenset[str]], Grammar] = {}
+"""The grammars loaded last, the latest at the end: most commands load a space more than once."""
+
 
 def load_grammar(path: str | os.PathLike[str], names: Collection[str] = NAMES) -> Grammar:
-    """Read a space file and everything it imports.
+    """Read a space file and everything it imports; once, as long as none of the files changes.
 
     Args:
         path: The file.
@@ -34,6 +38,25 @@ def load_grammar(path: str | os.PathLike[str], names: Collection[str] = NAMES) -
     Raises:
         SpaceError: Anything that is wrong with the files, at its line.
     """
+    key = os.fspath(path), frozenset(names)
+    grammar = _loaded.pop(key, None)
+    if grammar is None or not _as_read(grammar):
+        grammar = _load(path, names)
+    _loaded[key] = grammar
+    while len(_loaded) > _KEPT:
+        del _loaded[next(iter(_loaded))]
+    return grammar
+
+
+def _as_read(grammar: Grammar) -> bool:
+    """Whether all files of a grammar hold what was read of them."""
+    try:
+        return all(read_text(path) == text for path, text in grammar.files.items())
+    except SpaceError:
+        return False
+
+
+def _load(path: str | os.PathLike[str], names: Collection[str]) -> Grammar:
     source = load_files(path)
     definitions, root = source.definitions, source.root
     if START not in definitions.rules:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from random import Random
 
@@ -52,7 +52,7 @@ class Space:
         self.context = self._contexts.root
         self._flattest = Flattest(grammar, self._contexts)
         self._options = OptionTable(grammar, self._contexts, self._flattest)
-        self._parser = TextParser(grammar)
+        self._parser = _parser_of(grammar)
 
     @classmethod
     def load(
@@ -85,14 +85,12 @@ class Space:
         caps: Mapping[str, float] | None = None,
     ) -> "Space":
         """The same rules in another context, with other costs or caps; None keeps the present."""
-        space = Space(
+        return Space(
             self.grammar,
             context=self._given if context is None else context,
             costs=self.costs if costs is None else costs,
             caps=self.caps if caps is None else caps,
         )
-        space._parser = self._parser
-        return space
 
     @cached_property
     def hash(self) -> str:
@@ -239,6 +237,12 @@ class Space:
                 if costs[measure] > cap:
                     return f"{costs[measure]:,} {measure} are more than the cap of {cap:,}", 0
         return None
+
+
+@lru_cache(maxsize=8)
+def _parser_of(grammar: Grammar) -> TextParser:
+    """One parser for all spaces of the same rules: making its tables takes a while."""
+    return TextParser(grammar)
 
 
 def node_at(root: Node, path: tuple[int, ...]) -> Node:

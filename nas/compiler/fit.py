@@ -7,7 +7,7 @@ from random import Random
 import torch
 
 from nas.compiler.architecture import Architecture
-from nas.compiler.build import build_on_meta
+from nas.compiler.build import build, build_on_meta
 from nas.compiler.costs import PrimitiveCosts, shape_of
 from nas.compiler.terms import ROOT, body_of, read_term
 from nas.errors import UsageError
@@ -24,6 +24,9 @@ SAMPLES = 8
 LENGTH = 64
 """Most tokens that are sent through a layer that takes any number."""
 
+SMALL = 1 << 17
+"""Most parameters, and numbers in its input, of a layer that is tried out on numbers."""
+
 MANY = 64
 """Of a rule with more alternatives (the numbers of a wide range), the first and last so many."""
 
@@ -32,7 +35,7 @@ def refuse_misfits(space: Space, seed: int = 0) -> None:
     """Try out derivations that use every alternative of a space.
 
     All are laid out and priced. Every layer in them, with its parameters and the shape it works at,
-    is built and run once, without memory, where the fewest blocks are in it.
+    is built and run once, where the fewest blocks are in it: a large one without memory.
 
     Args:
         space: In the context of its study; caps are not needed.
@@ -71,8 +74,9 @@ def refuse_misfits(space: Space, seed: int = 0) -> None:
             )
     # In chains of shapes a length becomes a width, and layers are for their lengths alone.
     short = not any(layer.leads for layer in smallest.values())
-    for layer in smallest.values():
-        _try_out(layer, min(layer.shape.length, LENGTH) if short else layer.shape.length)
+    with torch.random.fork_rng(devices=[]):
+        for layer in smallest.values():
+            _try_out(layer, min(layer.shape.length, LENGTH) if short else layer.shape.length)
 
 
 @dataclass(frozen=True)
@@ -104,17 +108,19 @@ def _uses(term: Term, shape: Shape) -> Iterator[_Layer]:
 
 
 def _try_out(layer: _Layer, length: int) -> None:
-    """Build one and send so many tokens through it, on the meta device."""
+    """Build one and send so many tokens through it."""
     shape = layer.shape
-    x = torch.empty(1, length, shape.width, device="meta")
+    declared = Architecture.from_term(layer.term, shape).parameters
+    # The meta device needs no memory, but several times longer than a small layer for real.
+    small = shape.length * shape.width <= SMALL and declared <= SMALL
     try:
-        body = build_on_meta(layer.term, shape)
-        with torch.device("meta"), torch.no_grad():
+        with torch.device("cpu" if small else "meta"), torch.no_grad():
+            body = (build if small else build_on_meta)(layer.term, shape)
+            x = torch.zeros(1, length, shape.width)
             y = body(x)
     except (ValueError, TypeError, RuntimeError, UsageError) as error:
         raise SpaceError(f"{layer.within} cannot be built: {error}", layer.tried) from error
     found = sum(parameter.numel() for parameter in body.parameters())
-    declared = Architecture.from_term(layer.term, shape).parameters
     if found != declared or (layer.whole and y.shape != x.shape):
         raise SpaceError(
             f"{layer.term} has {found} parameters and makes {list(y.shape)} of {list(x.shape)}; "

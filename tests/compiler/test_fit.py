@@ -3,6 +3,7 @@ import random
 import pytest
 import torch
 
+from nas.compiler import fit
 from nas.compiler.fit import covering, refuse_misfits
 from nas.grammar.errors import SpaceError
 from nas.grammar.space import Space
@@ -12,9 +13,17 @@ from nas.resources import find_space
 CONTEXT = {"L": (24, 40), "D": 32, "causal": False}
 
 
+@pytest.fixture(params=["on numbers", "without memory"])
+def tried(request, monkeypatch):
+    """Layers are tried out as small ones are, then as large ones are."""
+    monkeypatch.setattr(fit, "SMALL", fit.SMALL if request.param == "on numbers" else 0)
+
+
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_packaged_space_fits(causal):
+def test_the_packaged_space_fits(causal, tried):
+    before = torch.random.get_rng_state()
     refuse_misfits(Space.load(find_space("hybrid"), context=CONTEXT | {"causal": causal}))
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_every_alternative_that_is_legal_is_used():
@@ -55,7 +64,9 @@ def test_a_rare_alternative_is_tried_and_located(tmp_path):
         ("wider weight", "cannot be built: .*33"),
     ],
 )
-def test_a_layer_of_ones_own_that_does_not_do_what_it_declares(tmp_path, monkeypatch, fault, said):
+def test_a_layer_of_ones_own_that_does_not_do_what_it_declares(
+    tmp_path, monkeypatch, tried, fault, said
+):
     class Scale(Primitive):
         def __init__(self, shape):
             super().__init__(shape)

@@ -324,3 +324,23 @@ def test_hostile_files_are_refused_in_time(text: str, tmp_path: Path) -> None:
     with pytest.raises(SpaceError):
         load_grammar(path)
     assert time.process_time() - before < 30
+
+
+def test_a_space_is_read_again_once_one_of_its_files_has_changed(tmp_path):
+    path, other = tmp_path / "space.lark", tmp_path / "other.lark"
+    path.write_text(HEAD + "%import .other (block)\n" + GOOD)
+    other.write_text('!block: "a"\n')
+    grammar = load_grammar(path)
+    assert load_grammar(path) is grammar
+    assert load_grammar(path, {"L", "D", "causal", "more"}) is not grammar
+    other.write_text('!block: "b"\n')
+    changed = load_grammar(path)
+    assert [a.symbols[0].text for a in changed.rules["block"]] == ["b"]
+    other.unlink()
+    with pytest.raises(SpaceError, match="no such file"):
+        load_grammar(path)
+    other.write_text('!block: "a"\n')
+    assert [a.symbols[0].text for a in load_grammar(path).rules["block"]] == ["a"]
+    path.write_text(path.read_text() + "%ignore\n")
+    with pytest.raises(SpaceError):
+        load_grammar(path)
