@@ -68,6 +68,28 @@ def test_a_damaged_file_is_made_again(fresh_cache, damage, caplog):
     assert make.calls == 2
 
 
+def test_a_bit_that_flips_anywhere_is_noticed(fresh_cache, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+
+    def make():
+        rng = np.random.default_rng(0)
+        return {"a": rng.integers(0, 9, 50), "b": rng.random(20), "c": np.zeros(0, np.int16)}
+
+    expected = make()
+    cached("x", 1, make)
+    (path,) = files(fresh_cache)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(bytes(damaged))
+        arrays = cached("x", 1, make)
+        assert sorted(arrays) == sorted(expected)
+        for name, array in arrays.items():
+            assert array.dtype == expected[name].dtype
+            assert (array == expected[name]).all()
+
+
 def test_pickled_objects_are_never_read(fresh_cache, tmp_path):
     make = Maker()
     cached("x", 1, make)
@@ -80,6 +102,12 @@ def test_pickled_objects_are_never_read(fresh_cache, tmp_path):
     np.savez(path, a=np.array([Trap()], dtype=object))
     check(cached("x", 1, make))
     assert not (tmp_path / "executed").exists()
+
+
+def test_objects_are_never_written(fresh_cache):
+    with pytest.raises(ValueError, match="allow_pickle"):
+        cached("x", 1, lambda: {"a": np.array([object()])})
+    assert files(fresh_cache) == []
 
 
 def test_a_folder_that_cannot_be_made_costs_a_warning(tmp_path, monkeypatch, caplog):
