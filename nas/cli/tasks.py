@@ -69,6 +69,7 @@ def tasks(
             "metric": task.metric.name,
             "baselines": {rule: rounded(score) for rule, score in task.baselines.items()},
             "data_hash": task.data_hash,
+            "setting": str(task.setting),
             "published": [asdict(figure) for figure in figures(task)],
         }
         if as_json:

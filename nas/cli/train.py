@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,6 @@ from nas.cli.options import (
     Layers,
     ProfileOption,
     Seed,
-    WidthOfProfile,
     choose_profile,
     choose_width,
     own_task,
@@ -25,8 +24,14 @@ from nas.report.output import figure, print_line, rounded
 from nas.report.output import messages as console
 
 if TYPE_CHECKING:
+    from nas.grammar.derivation import Term
+    from nas.grammar.space import Space
     from nas.tasks.base import Task
-    from nas.training.evaluate import Evaluation
+    from nas.tasks.published import Figure
+    from nas.tasks.setting import Setting
+    from nas.tasks.suite import Suite
+    from nas.training.sweep import Trained
+    from nas.training.train import Held
 
 
 def train(
@@ -46,11 +51,39 @@ def train(
         str, typer.Option("--space", help="The space the text belongs to.")
     ] = "hybrid.lark",
     profile: ProfileOption = None,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", "--lr")] = 3e-3,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--learning-rate",
+            "--lr",
+            help="Peak learning rate. Default: 3e-3; with --profile paper those of the task's "
+            "publication, validation choosing one.",
+        ),
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option("--weight-decay", help="Default: as of --lr.", min=0)
+    ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", help="Stop after so many steps.", min=1)
     ] = None,
-    width: WidthOfProfile = None,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            "--width",
+            help="Channels D. Default: 32; with --profile paper those of the task's publication, "
+            "or 128.",
+            min=1,
+        ),
+    ] = None,
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            "--depth",
+            help="How often the architecture's `stack` repeats its block. Default: as its text "
+            "says; with --profile paper, a system of the zoo takes the publication's depth.",
+            min=1,
+        ),
+    ] = None,
     seed: Seed = 0,
     seeds: Annotated[
         int,
@@ -75,114 +108,185 @@ def train(
     ] = None,
     checkpoints: Annotated[
         Path | None,
-        typer.Option("--checkpoints", help="Keep checkpoints there and continue from them."),
+        typer.Option(
+            "--checkpoints",
+            help="Keep checkpoints there, of each training in a folder of its own, and go on from "
+            "them: nothing is trained twice.",
+        ),
     ] = None,
     test: Annotated[
-        bool, typer.Option("--test", help="Score on the test split instead of validation.")
+        bool,
+        typer.Option(
+            "--test",
+            help="Score on the test split instead of validation. Where validation chooses among "
+            "recipes, the chosen one is scored on test without being asked.",
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Train one architecture on a task and score it."""
+    """Train one architecture on a task and score it.
+
+    With --profile paper the publication's whole setting is gone through: its widths, its learning
+    rates and weight decays (validation chooses), its depth, its budget.
+    """
     import torch
 
-    from nas.errors import NasError, UsageError
-    from nas.grammar.expression import Value
+    from nas.errors import UsageError
     from nas.grammar.space import Space
+    from nas.report import training as told
     from nas.resources import find_architecture, find_space
     from nas.tasks.published import figures
     from nas.tasks.registry import load_task
-    from nas.training.checkpoint import latest_checkpoint
-    from nas.training.recipe import Recipe
-    from nas.training.train import train as train_task
+    from nas.training.sweep import chosen, sweep
 
-    if learning_rate <= 0:
+    if learning_rate is not None and learning_rate <= 0:
         raise UsageError(f"--learning-rate must be positive, not {learning_rate}")
-    chosen = choose_profile(profile)
-    suite = load_task(task, chosen, data)
-    width = choose_width(width, chosen)
+    profile = choose_profile(profile)
+    suite = load_task(task, profile, data)
     for message in suite.messages:
         console.print(message)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # One thread, as in a search: two on a busy machine are many times slower, not faster.
     torch.set_num_threads(1)
-    recipe = Recipe(learning_rate=learning_rate)
     text = find_architecture(architecture)
+    found_space = find_space(space)
+    of_zoo = "(" not in architecture and not Path(architecture).is_file()
     longer = {part.name: _longer(part, eval_length) for part in suite.tasks}
-    split: Literal["test", "validation"] = "test" if test else "validation"
-    scores: dict[str, list[float]] = {}
+    changed = any(value is not None for value in (learning_rate, weight_decay, steps, depth))
+    scores: dict[int, dict[str, list[float]]] = {}
     for part in suite.tasks:
-        context: dict[str, Value] = {"L": (part.length,), "D": width, "causal": part.causal}
-        derivation = Space.load(find_space(space), context=context).parse(text)
-        found: list[tuple[Evaluation, ...]] = []
-        for run in range(seed, seed + seeds):
-            folder = None
-            if checkpoints is not None:
-                folder = checkpoints / part.name.replace("/", "-")
-                folder = folder / f"seed-{run}" if seeds > 1 else folder
-            with _bar(part.name, min(steps or part.steps, part.steps)) as advance:
-                result = train_task(
-                    derivation.term,
-                    part,
-                    recipe,
-                    width=width,
-                    seed=run,
-                    until_step=steps,
-                    resume=None if folder is None else latest_checkpoint(folder),
-                    checkpoints=folder,
-                    checkpoint_every=None if folder is None else max(1, part.steps // 10),
-                    device=device,
-                    split=split,
-                    also=longer[part.name],
-                    on_step=advance,
-                )
-            if result.score is None:
-                raise NasError(f"{part.name}: {result.error or 'stopped before its last step'}")
-            found.append(result.evaluations)
-            scores.setdefault(part.name, []).append(result.score)
-            row: dict[str, Any] = {
-                "name": part.name,
-                "profile": part.profile,
-                "split": split,
-                "seed": run,
-                "score": rounded(result.score),
-                "metric": part.metric.name,
-                "value": rounded(result.evaluations[0].value),
-                "baselines": {k: rounded(v) for k, v in part.baselines.items()},
-                "lengths": {str(e.length): rounded(e.value) for e in result.evaluations},
-                "steps": result.step,
-                "seconds": round(result.seconds, 2),
-                "parameters": result.parameters,
-            }
-            if breakdown:
-                row["positions"] = _rounded(result.evaluations[0].positions)
-                row["difficulty"] = _rounded(result.evaluations[0].difficulty)
-            if json:
-                print_line(row)
-                continue
-            known = ", ".join(f"{k} {figure(v)}" for k, v in part.baselines.items())
-            typer.echo(
-                f"{part.name} ({part.profile}): {part.metric.name} "
-                f"{figure(row['value'])} on {split} "
-                f"after {result.step} steps, {result.seconds:.1f} s, "
-                f"{result.parameters:,} parameters; trivial: {known}"
+        setting = _setting(part, learning_rate, weight_decay)
+        widths = (width,) if width else setting.widths or (choose_width(None, profile),)
+        swept = len(setting.recipes) > 1
+        splits: tuple[Held, ...] = ("test",) if test else ("validation",)
+        if swept:
+            splits = ("validation", "test")
+        _announce(part, setting, len(widths) * len(setting.recipes) * seeds)
+        for each in widths:
+            loaded = Space.load(
+                found_space, context={"L": (part.length,), "D": each, "causal": part.causal}
             )
-            if breakdown:
-                _print_breakdown(result.evaluations[0])
-        beside = figures(part, width) if steps is None and test else ()
-        if beside and not json:
-            typer.echo(f"published: {'; '.join(map(str, beside))}")
-        for each in zip(*found, strict=True):
-            if not json and (seeds > 1 or each[0].length != part.length):
-                typer.echo(_told(part, each))
-    if len(suite.tasks) > 1:
+            trainings: list[Trained] = []
+            for training in sweep(
+                _term(loaded, text, depth, setting.depth if of_zoo else None),
+                part,
+                width=each,
+                recipes=setting.recipes,
+                seeds=range(seed, seed + seeds),
+                splits=splits,
+                also=longer[part.name],
+                until_step=steps,
+                enough=setting.enough,
+                device=device,
+                checkpoints=checkpoints,
+                watch=_bar,
+            ):
+                trainings.append(training)
+                if json:
+                    print_line(told.row(part, each, training, breakdown=breakdown))
+                    continue
+                line = told.line(part, each, training, swept=swept)
+                typer.echo(line if swept else f"{line}; trivial: {told.trivial(part)}")
+                if breakdown and training.result.evaluations:
+                    of = training.result.evaluations[splits[0]][0]
+                    typer.echo("\n".join(told.breakdown_lines(of)))
+            best = chosen(trainings)
+            last = splits[-1]
+            found = [training.result.evaluations[last] for training in best]
+            values = [evaluations[0].value for evaluations in found]
+            scores.setdefault(each, {})[part.name] = [part.metric.score(v) for v in values]
+            beside: tuple[Figure, ...] = ()
+            if last == "test" and not changed and each in (setting.widths or (each,)):
+                beside = figures(part, each)
+            if json:
+                if swept:
+                    print_line(told.choice_row(part, each, best, beside))
+                continue
+            if swept:
+                typer.echo(told.choice(part, each, best[0].recipe, values))
+                typer.echo(f"trivial: {told.trivial(part)}")
+            for same_length in zip(*found, strict=True):
+                if seeds > 1 or same_length[0].length != part.length:
+                    typer.echo(told.at_length(part, last, same_length))
+            if beside:
+                typer.echo(f"published: {'; '.join(map(str, beside))}")
+    _tell_means(suite, scores, seeds, json)
+
+
+def _setting(task: "Task", learning_rate: float | None, weight_decay: float | None) -> "Setting":
+    """The setting of the task's publication, with what the call says instead."""
+    setting = task.setting
+    if learning_rate is not None:
+        setting = setting.with_rate(learning_rate)
+    if weight_decay is not None:
+        setting = setting.with_decay(weight_decay)
+    return setting
+
+
+def _announce(task: "Task", setting: "Setting", trainings: int) -> None:
+    """Says, before hours pass, what is about to be trained."""
+    if setting.source or trainings > 1:
+        console.print(f"{task.name}: {trainings} trainings of {task.steps:,} steps", markup=False)
+    if setting.source:
+        console.print(f"  after {setting}", markup=False)
+
+
+def _term(space: "Space", text: str, depth: int | None, usual: int | None) -> "Term":
+    """The architecture, with its outermost stack as deep as asked."""
+    from nas.errors import UsageError
+
+    derivation = space.parse(text)
+    wanted = depth or usual
+    if wanted is None:
+        return derivation.term
+    written = derivation.text
+    stack = re.search(r"\bstack\((\d+), ", written)
+    if stack is None:
+        if depth is not None:
+            raise UsageError("--depth: this architecture has no stack(N, ...) to repeat its block")
+        return derivation.term
+    end = open_ = 0
+    for end in range(stack.end(), len(written)):
+        open_ += {"(": 1, ")": -1}.get(written[end], 0)
+        if open_ < 0:
+            break
+    block = written[stack.end() : end]
+    repeated = block if wanted == 1 else f"stack({wanted}, {block})"
+    return space.parse(written[: stack.start()] + repeated + written[end + 1 :]).term
+
+
+def _tell_means(
+    suite: "Suite", scores: dict[int, dict[str, list[float]]], seeds: int, json: bool
+) -> None:
+    """The scores of a suite, and of those of its tasks that are one task in several settings."""
+    from nas.report.training import spread
+
+    if len(suite.tasks) == 1:
+        return
+    groups: dict[str, list[str]] = {}
+    for name in suite.names:
+        groups.setdefault(name.partition("[")[0], []).append(name)
+    for width, by_task in scores.items():
+        at = f" at D={width}" if len(scores) > 1 else ""
+        for group, names in groups.items():
+            if 1 < len(names) < len(suite.names):
+                mean = statistics.fmean(statistics.fmean(by_task[name]) for name in names)
+                if json:
+                    print_line({"name": group, "width": width, "score": rounded(mean)})
+                else:
+                    typer.echo(f"{group}{at}: mean score {figure(mean)} over {len(names)} settings")
+        if set(by_task) != set(suite.names):
+            continue
         means = [
-            suite.score({name: values[run] for name, values in scores.items()})
+            suite.score({name: values[run] for name, values in by_task.items()})
             for run in range(seeds)
         ]
         if json:
-            print_line({"name": suite.name, "score": rounded(statistics.fmean(means))})
+            mean = statistics.fmean(means)
+            print_line({"name": suite.name, "width": width, "score": rounded(mean)})
         else:
-            typer.echo(f"{suite.name}: mean score {_spread(means)} over {len(suite.tasks)} tasks")
+            count = len(suite.tasks)
+            typer.echo(f"{suite.name}{at}: mean score {spread(means)} over {count} tasks")
 
 
 def _longer(task: "Task", asked: str | None) -> tuple["Task", ...]:
@@ -219,29 +323,3 @@ def _bar(name: str, total: int) -> Iterator[Callable[[int, float], None]]:
     line = bar.add_task(name, total=total, loss=0.0)
     with bar:
         yield lambda step, loss: bar.update(line, completed=step, loss=loss)
-
-
-def _told(task: "Task", found: "tuple[Evaluation, ...]") -> str:
-    length = found[0].length
-    where = f"at {length} tokens" if length == task.length else f"at {length} tokens, not trained"
-    values = [evaluation.value for evaluation in found]
-    return f"{task.name} {where}: {task.metric.name} {_spread(values)}"
-
-
-def _spread(values: list[float]) -> str:
-    from nas.report.intervals import interval
-
-    half = interval(values)
-    mean = figure(statistics.fmean(values))
-    return mean if half is None else f"{mean} ± {figure(half)} (95%, {len(values)} seeds)"
-
-
-def _print_breakdown(found: "Evaluation") -> None:
-    for title, values in (("position", found.positions), ("difficulty", found.difficulty)):
-        if values:
-            cells = ", ".join(f"{key}: {figure(value)}" for key, value in values.items())
-            typer.echo(f"  by {title}: {cells}")
-
-
-def _rounded(values: Any) -> dict[str, float]:
-    return {str(key): rounded(value) for key, value in values.items()}

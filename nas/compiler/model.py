@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nas.compiler.build import build
 from nas.compiler.interface import Features, Inputs, Outputs, Pairs, Reconstruction, TokenLabels
@@ -26,6 +27,9 @@ class SequenceModel(nn.Module):
         outputs: What comes out: `Label` or `Values` (from the mean over the sequence), or
             `TokenLabels`, or `Reconstruction` (from the last position).
     """
+
+    dropout: float = 0.0
+    """Share of the embedding's output that is zeroed in training."""
 
     def __init__(self, shape: Shape, body: Primitive, inputs: Inputs, outputs: Outputs) -> None:
         super().__init__()
@@ -84,6 +88,8 @@ class SequenceModel(nn.Module):
     def _read(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """For the head: vectors `[B, L, D]`, or means `[B, D]` where a sequence has one answer."""
         x = self.embedding(inputs)
+        if self.training and self.dropout > 0:
+            x = F.dropout(x, self.dropout)
         if mask is not None:
             x = x * mask.unsqueeze(-1).to(x.dtype)
         x = self.norm(self.body(x))

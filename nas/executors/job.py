@@ -249,8 +249,8 @@ def term_from_json(value: Any) -> Term:
 
 def _train(job: Job, term: Term, task: "Task", name: str, seconds: float | None) -> "TrainResult":
     """Train on one sub-task, from the furthest checkpoint that can be read."""
+    from nas.tasks.recipe import Recipe
     from nas.training.checkpoint import DamagedCheckpointError
-    from nas.training.recipe import Recipe
     from nas.training.train import train
 
     until = max(1, round(task.steps * job.until_step / job.final_step))
@@ -271,7 +271,7 @@ def _train(job: Job, term: Term, task: "Task", name: str, seconds: float | None)
                 checkpoint_every=max(1, task.steps // CHECKPOINTS),
                 seconds=seconds,
                 device=_device(),
-                split=job.split,
+                splits=(job.split,),
             )
         except DamagedCheckpointError as error:
             print(f"warning: trial {job.trial}: {error} (left aside)", file=sys.stderr)

@@ -231,6 +231,15 @@ def without_decay(parameter: nn.Parameter) -> nn.Parameter:
     return parameter
 
 
+def sets_dynamics(parameter: nn.Parameter) -> nn.Parameter:
+    """Marks a recurrence's decays or step sizes: no weight decay, and a rate of their own.
+
+    A recipe may train them more slowly than all else (Gu et al. 2022; Smith et al. 2023).
+    """
+    parameter.sets_dynamics = True  # type: ignore[attr-defined]
+    return without_decay(parameter)
+
+
 PRIMITIVES: dict[str, type[Primitive]] = {}
 """Every primitive by the name it has in a space; filled when `nas.layers` is imported."""
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from nas.layers.base import without_decay
+from nas.layers.base import sets_dynamics, without_decay
 from nas.layers.numerics import at_least_float32
 
 RATE_SPREAD = 0.2
@@ -31,7 +31,7 @@ class EMASpace(nn.Module):
     def __init__(self, width: int, states: int) -> None:
         super().__init__()
         self.input_rates = without_decay(nn.Parameter(RATE_SPREAD * torch.randn(width, states)))
-        self.damping_rates = without_decay(nn.Parameter(RATE_SPREAD * torch.randn(width, states)))
+        self.damping_rates = sets_dynamics(nn.Parameter(RATE_SPREAD * torch.randn(width, states)))
         signs = 1.0 - 2.0 * (torch.arange(states) % 2)
         self.spread = nn.Parameter(signs + INPUT_SPREAD * torch.randn(width, states))
         self.readout = nn.Parameter(torch.randn(width, states))

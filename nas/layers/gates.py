@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.layers.base import without_decay
+from nas.layers.base import sets_dynamics
 from nas.layers.numerics import at_least_float32, bounded_sqrt
 from nas.layers.projection import BlockDiagonalProjection, Projection
 
@@ -67,7 +67,7 @@ class BoundedGate(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.decay = without_decay(nn.Parameter(torch.empty(width).uniform_(0.05, 0.95).logit()))
+        self.decay = sets_dynamics(nn.Parameter(torch.empty(width).uniform_(0.05, 0.95).logit()))
         self.projection = Projection(width, width, bias=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,7 +86,7 @@ class FixedGate(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.decay = without_decay(nn.Parameter(initial_decay(width)))
+        self.decay = sets_dynamics(nn.Parameter(initial_decay(width)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The gates [D], and 1 - gates."""
@@ -106,7 +106,7 @@ class RecurrenceGate(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.decay = without_decay(nn.Parameter(initial_decay(width)))
+        self.decay = sets_dynamics(nn.Parameter(initial_decay(width)))
         self.projection = BlockDiagonalProjection(width)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

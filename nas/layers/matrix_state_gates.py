@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.layers.base import Cost, without_decay
+from nas.layers.base import Cost, sets_dynamics
 from nas.layers.numerics import at_least_float32
 from nas.layers.projection import Projection, projection_cost
 
@@ -51,7 +51,7 @@ class HeadDecay(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.decay = without_decay(nn.Parameter(torch.empty(heads).uniform_(1.0, 16.0).log()))
+        self.decay = sets_dynamics(nn.Parameter(torch.empty(heads).uniform_(1.0, 16.0).log()))
         self.projection = Projection(width, heads, bias=True)
         step = torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)).exp()
         with torch.no_grad():  # the inverse of softplus
@@ -97,7 +97,7 @@ class BoundedDecay(nn.Module):
 
     def __init__(self, width: int, keys: int) -> None:
         super().__init__()
-        self.decay = without_decay(nn.Parameter(torch.empty(keys).uniform_(0.05, 0.95).logit()))
+        self.decay = sets_dynamics(nn.Parameter(torch.empty(keys).uniform_(0.05, 0.95).logit()))
         self.projection = Projection(width, keys, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

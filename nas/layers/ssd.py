@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.kernels.gated_linear_attention.operator import gated_linear_attention_step
-from nas.layers.base import Cost, Primitive, Shape, State, primitive, without_decay
+from nas.layers.base import Cost, Primitive, Shape, State, primitive, sets_dynamics, without_decay
 from nas.layers.matrix_state_parts import (
     Inputs,
     head_width,
@@ -89,9 +89,9 @@ class StateSpaceDual(Primitive):
         self.steps = Projection(width, ways * heads, bias=False)
         step = torch.empty(heads).uniform_(*map(math.log, STEPS)).exp()
         # The inverse of softplus, log(exp(d) - 1), without its cancellation.
-        self.step_bias = without_decay(nn.Parameter(step + torch.log(-torch.expm1(-step))))
+        self.step_bias = sets_dynamics(nn.Parameter(step + torch.log(-torch.expm1(-step))))
         rates = torch.ones(heads) if ways == 2 else torch.empty(heads).uniform_(*RATES)
-        self.log_rates = without_decay(nn.Parameter(rates.log()))
+        self.log_rates = sets_dynamics(nn.Parameter(rates.log()))
         self.skip = without_decay(nn.Parameter(torch.ones(heads)))
         self.skip_projection = Projection(inner, heads, bias=False) if ways == 2 else None
         self.norm = nn.RMSNorm(inner, eps=EPSILON)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from nas.kernels.selective_scan.cpu import CHUNK
 from nas.kernels.selective_scan.operator import selective_scan, selective_scan_step
-from nas.layers.base import Cost, Primitive, Shape, State, primitive, without_decay
+from nas.layers.base import Cost, Primitive, Shape, State, primitive, sets_dynamics, without_decay
 from nas.layers.numerics import at_least_float32, bounded
 from nas.layers.projection import Projection, projection_cost
 
@@ -53,9 +53,9 @@ class Selective(Primitive):
         nn.init.uniform_(self.projection.weight, -1 / math.sqrt(width), 1 / math.sqrt(width))
         self.step_projection = Projection(rank, width, bias=False)
         nn.init.uniform_(self.step_projection.weight, -1 / math.sqrt(rank), 1 / math.sqrt(rank))
-        self.step_bias = without_decay(nn.Parameter(_initial_step_bias(width)))
+        self.step_bias = sets_dynamics(nn.Parameter(_initial_step_bias(width)))
         rates = torch.arange(1, states + 1, dtype=torch.get_default_dtype()).log()
-        self.log_rates = without_decay(nn.Parameter(rates.repeat(width, 1)))
+        self.log_rates = sets_dynamics(nn.Parameter(rates.repeat(width, 1)))
         self.skip = without_decay(nn.Parameter(torch.ones(width)))
 
     def forward(self, x: Tensor) -> Tensor:

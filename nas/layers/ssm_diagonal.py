@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.kernels.diagonal_scan.operator import diagonal_scan, diagonal_scan_step
-from nas.layers.base import Cost, Primitive, Shape, State, primitive, without_decay
+from nas.layers.base import Cost, Primitive, Shape, State, primitive, sets_dynamics, without_decay
 from nas.layers.ema import EMASpace
 from nas.layers.numerics import at_least_float32, bounded
 from nas.layers.projection import Projection, projection_cost
@@ -148,10 +148,10 @@ class S4DSpace(nn.Module):
         super().__init__()
         pairs = states // 2
         steps = torch.empty(width).uniform_(math.log(SHORTEST_STEP), math.log(LONGEST_STEP))
-        self.log_steps = without_decay(nn.Parameter(steps))
-        self.log_rates = without_decay(nn.Parameter(torch.full((width, pairs), math.log(0.5))))
+        self.log_steps = sets_dynamics(nn.Parameter(steps))
+        self.log_rates = sets_dynamics(nn.Parameter(torch.full((width, pairs), math.log(0.5))))
         frequencies = math.pi * torch.arange(pairs, dtype=torch.get_default_dtype())
-        self.frequencies = without_decay(nn.Parameter(frequencies.repeat(width, 1)))
+        self.frequencies = sets_dynamics(nn.Parameter(frequencies.repeat(width, 1)))
         # Real and imaginary parts; |C|^2 is 1 in the mean.
         self.readout = nn.Parameter(torch.randn(width, pairs, 2) * math.sqrt(0.5))
 
@@ -197,8 +197,8 @@ class LRUSpace(nn.Module):
         # Uniform in area; 1 - u, as u may be 0 and its logarithm is taken.
         squared = torch.empty(states).uniform_(SMALLEST_RADIUS**2, LARGEST_RADIUS**2)
         phase = 2 * math.pi * (1 - torch.empty(states).uniform_(0, 1))
-        self.log_decay = without_decay(nn.Parameter((-0.5 * squared.log()).log()))
-        self.log_phase = without_decay(nn.Parameter(phase.log()))
+        self.log_decay = sets_dynamics(nn.Parameter((-0.5 * squared.log()).log()))
+        self.log_phase = sets_dynamics(nn.Parameter(phase.log()))
         self.log_scale = without_decay(nn.Parameter(0.5 * (1 - squared).log()))
         self.input = Projection(width, 2 * states, bias=False)
         nn.init.normal_(self.input.weight, std=1 / math.sqrt(2 * width))

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.kernels.diagonal_scan.operator import diagonal_scan, diagonal_scan_step
-from nas.layers.base import Cost, Primitive, Shape, State, primitive, without_decay
+from nas.layers.base import Cost, Primitive, Shape, State, primitive, sets_dynamics
 from nas.layers.numerics import at_least_float32, bounded
 from nas.layers.projection import Projection, projection_cost
 
@@ -41,7 +41,7 @@ class WeightSpace(Primitive):
         self.initial = Projection(shape.width, size, bias=True)
         self.input = Projection(shape.width, size, bias=False)
         nn.init.zeros_(self.input.weight)
-        self.decay = without_decay(nn.Parameter(torch.ones(size)))
+        self.decay = sets_dynamics(nn.Parameter(torch.ones(size)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [B, L, D] to [B, L, D]."""

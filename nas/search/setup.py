@@ -22,8 +22,8 @@ from nas.resources import find_architecture, find_space, packaged_architectures
 from nas.search.strategy import STRATEGIES
 from nas.study.definition import Definition
 from nas.tasks.own.code import task_hashes
+from nas.tasks.recipe import Recipe
 from nas.tasks.suite import Suite
-from nas.training.recipe import Recipe
 
 BASELINES = ("transformer", "mingru", "hawk", "griffin", "tcn", "moe_transformer")
 """Of the zoo: what a study begins with and is compared with, unless it is told otherwise. Few, as

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nas.compiler.interface import Features, Inputs, Outputs, Values
 from nas.tasks.metrics import ACCURACY, IGNORED, Metric
 from nas.tasks.random_streams import permutation, stream
+from nas.tasks.setting import Setting
 
 SplitName = Literal["train", "validation", "test"]
 Profile = Literal["small", "paper"]
@@ -87,6 +88,7 @@ class Task:
             is asked the same.
         longer: The same task at another length L, for what was not trained; None where there is
             no such thing.
+        setting: How its publication trains on it.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Task:
     difficulty: Callable[[Split], NDArray[np.int64]] | None = field(repr=False, default=None)
     hidden_answers: bool = False
     longer: Callable[[int], "Task"] | None = field(repr=False, default=None)
+    setting: Setting = field(default_factory=Setting)
 
     @cached_property
     def splits(self) -> Splits:
@@ -130,6 +133,12 @@ class Task:
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    @property
+    def epoch(self) -> int:
+        """Steps of an epoch."""
+        examples = len(self.splits["train"])
+        return examples // min(self.batch_size, examples)
+
     def train_batch(self, step: int, seed: int) -> Batch:
         """The training batch of a step: a pure function, so that training continues exactly.
 
@@ -142,7 +151,7 @@ class Task:
         """
         split = self.splits["train"]
         size = min(self.batch_size, len(split))
-        epoch, index = divmod(step, len(split) // size)
+        epoch, index = divmod(step, self.epoch)
         return self._batch(split, self._order(seed, epoch)[index * size : (index + 1) * size])
 
     def evaluation(self, split: Literal["validation", "test"]) -> Iterator[Batch]:

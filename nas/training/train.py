@@ -3,7 +3,7 @@
 import math
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,14 +17,15 @@ from nas.compiler.model import Model
 from nas.grammar.derivation import Term
 from nas.tasks.base import Batch, Task
 from nas.tasks.metrics import IGNORED
+from nas.tasks.recipe import Recipe
 from nas.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from nas.training.evaluate import Evaluation, autocast, evaluate, move
-from nas.training.recipe import Recipe
 
 LOSS_POINTS = 40
 """Points kept of a learning curve over the full budget."""
 
 Status = Literal["complete", "failed", "stopped"]
+Held = Literal["validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class TrainResult:
         parameters: Trainable parameters of the whole model.
         error: One line that says why it failed, with the trace in `log`.
         log: The trace, for `nas show`.
-        evaluations: What the score is of, and then of each task of `also`; () unless complete.
+        evaluations: By split, the first being what the score is of: the task's, and then those
+            of each task of `also`; {} unless complete.
     """
 
     status: Status
@@ -52,7 +54,7 @@ class TrainResult:
     parameters: int = 0
     error: str | None = None
     log: str = ""
-    evaluations: tuple[Evaluation, ...] = ()
+    evaluations: Mapping[Held, tuple[Evaluation, ...]] = field(default_factory=dict)
 
 
 def train(
@@ -68,8 +70,9 @@ def train(
     checkpoint_every: int | None = None,
     seconds: float | None = None,
     device: str = "cpu",
-    split: Literal["validation", "test"] = "validation",
+    splits: Sequence[Held] = ("validation",),
     also: Sequence[Task] = (),
+    enough: float | None = None,
     on_step: Callable[[int, float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> TrainResult:
@@ -90,8 +93,11 @@ def train(
         checkpoint_every: Steps between checkpoints.
         seconds: Stop, with a checkpoint, once this much time has passed.
         device: `cpu`, `cuda`, `cuda:1`; on a GPU bfloat16 autocast is used.
-        split: What to score on; `test` only for a final measurement.
+        splits: What to measure on, the score being of the first; `test` only for a final
+            measurement.
         also: Tasks that the trained model is measured on, too, such as the same at other lengths.
+        enough: Training ends after the epoch in which the score on validation is above this, and
+            counts as complete; None: it never does.
         on_step: Called with the step and its loss.
         should_stop: Asked after every step; true stops the run, with a checkpoint.
 
@@ -114,15 +120,24 @@ def train(
                 term, width, task.inputs, task.outputs, length=task.length, causal=task.causal
             ).to(device)
             parameters = sum(p.numel() for p in model.parameters())
+            model.dropout = recipe.dropout
             optimizer = _optimizer(model, recipe)
             if resume is not None:
                 progress = load_checkpoint(resume, model, optimizer)
             failure = None
             stopped = False
             interval = max(1, total // LOSS_POINTS)
+            solved = False
             model.train()
             while progress.step < until and not stopped:
                 step = progress.step
+                if enough is not None and step > 0 and step % task.epoch == 0:
+                    # Asked before a step, so that a run that is continued asks as well.
+                    validated = evaluate(model, task, "validation", device).value
+                    model.train()
+                    solved = task.metric.score(validated) > enough
+                    if solved:
+                        break
                 loss = _step(model, optimizer, task.train_batch(step, seed), recipe, step, total,
                              seed, device)  # fmt: skip
                 if not math.isfinite(loss):
@@ -140,9 +155,13 @@ def train(
                 due = checkpoint_every is not None and progress.step % checkpoint_every == 0
                 if checkpoints is not None and (due or stopped or progress.step == until):
                     save_checkpoint(checkpoints, progress, model, optimizer)
-            evaluations: tuple[Evaluation, ...] = ()
-            if failure is None and progress.step >= until:
-                evaluations = tuple(evaluate(model, of, split, device) for of in (task, *also))
+            if solved and checkpoints is not None:
+                save_checkpoint(checkpoints, progress, model, optimizer)
+            evaluations: dict[Held, tuple[Evaluation, ...]] = {}
+            if failure is None and (solved or progress.step >= until):
+                for split in splits:
+                    measured = (evaluate(model, of, split, device) for of in (task, *also))
+                    evaluations[split] = tuple(measured)
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -150,7 +169,7 @@ def train(
                            time.perf_counter() - start, parameters, "out of memory",
                            traceback.format_exc())  # fmt: skip
     status: Status = "failed" if failure else "complete" if evaluations else "stopped"
-    score = task.metric.score(evaluations[0].value) if evaluations else None
+    score = task.metric.score(evaluations[splits[0]][0].value) if evaluations else None
     return TrainResult(status, score, progress.losses, progress.step,
                        time.perf_counter() - start, parameters, failure,
                        evaluations=evaluations)  # fmt: skip
@@ -171,7 +190,7 @@ def _step(
     # the generator's state has to be kept for a run to continue exactly.
     torch.manual_seed(seed * 1_000_003 + step)
     for group in optimizer.param_groups:
-        group["lr"] = recipe.rate(step, total)
+        group["lr"] = recipe.rate(step, total, group["peak"])
     inputs, mask, targets, _ = move(batch, device)
     with autocast(device):
         outputs = model(inputs, mask)
@@ -192,16 +211,23 @@ def _step(
 
 
 def _optimizer(model: Model, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW in two groups: with weight decay, and without (vectors, `no_weight_decay`)."""
+    """AdamW in groups: with weight decay; without; and with a learning rate of their own."""
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
+    dynamics: list[nn.Parameter] = []
     for parameter in model.parameters():
-        plain = parameter.dim() >= 2 and not getattr(parameter, "no_weight_decay", False)
-        (decayed if plain else exempt).append(parameter)
+        if recipe.dynamics is not None and getattr(parameter, "sets_dynamics", False):
+            dynamics.append(parameter)
+        elif parameter.dim() >= 2 and not getattr(parameter, "no_weight_decay", False):
+            decayed.append(parameter)
+        else:
+            exempt.append(parameter)
     groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": exempt, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": recipe.weight_decay, "peak": None},
+        {"params": exempt, "weight_decay": 0.0, "peak": None},
+        {"params": dynamics, "weight_decay": 0.0, "peak": recipe.dynamics},
     ]
+    groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
 
 

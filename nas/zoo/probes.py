@@ -13,8 +13,8 @@ from nas.grammar.errors import SpaceError
 from nas.tasks.base import Task
 from nas.tasks.metrics import ACCURACY
 from nas.tasks.own.code import load_source
+from nas.tasks.recipe import Recipe
 from nas.tasks.registry import load_task
-from nas.training.recipe import Recipe
 from nas.training.train import train
 from nas.zoo.published import place, spaces
 
@@ -134,7 +134,7 @@ def run(probe: Probe) -> Outcome:
             Recipe(learning_rate=probe.learning_rate),
             width=probe.width,
             seed=probe.seed,
-            split="test",
+            splits=("test",),
         )
         found = replace(
             found,

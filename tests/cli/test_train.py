@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -73,3 +74,47 @@ def test_a_task_of_which_there_are_too_few_examples_is_one_line(capsys):
     assert code == 1
     (line,) = captured.err.strip().splitlines()
     assert "there are no 22000 different examples of this task" in line
+
+
+SWEPT = ("gru", "--task", "reproduced", "--steps", "3", "--json")
+
+
+@pytest.fixture
+def reproduced(monkeypatch):
+    """Parity as if it were published with two rates, two widths and one layer."""
+    from nas.tasks.named import TASKS, Entry
+    from nas.tasks.registry import load_task
+    from nas.tasks.setting import Setting
+
+    setting = Setting(source="Somebody", depth=1, widths=(8, 12), learning_rates=(1e-3, 1e-2))
+    of = replace(load_task("parity[length=18]", "small").tasks[0], setting=setting)
+    monkeypatch.setitem(TASKS, "reproduced", Entry("", lambda profile, data: of))
+
+
+def test_a_setting_is_gone_through(capsys, reproduced):
+    with pytest.raises(SystemExit):
+        main(("train", *SWEPT, "--profile", "small"))
+    captured = capsys.readouterr()
+    rows = [json.loads(line) for line in captured.out.splitlines()]
+    assert "4 trainings of 600 steps" in captured.err
+    assert "after Somebody; depth 1; width 8 12; learning rate 0.001 0.01;" in captured.err
+    for width in (8, 12):
+        first, second, choice = (row for row in rows if row["width"] == width)
+        assert (first["learning_rate"], second["learning_rate"]) == (1e-3, 1e-2)
+        assert first["split"] == second["split"] == "validation"
+        better = max((first, second), key=lambda row: row["score"])
+        assert choice["chosen"]["learning_rate"] == better["learning_rate"]
+        assert choice["split"] == "test"
+    # The text of `gru` has more layers than one; a text of one's own is left as it is.
+    deeper, *_ = run(capsys, *SWEPT, "--lr", "1e-3", "--depth", "3")[1]
+    text = "net(stack(3, res(recurrent(gru, 1, sequential, direct, plain, forward))))"
+    own, *_ = run(capsys, text, *SWEPT[1:], "--lr", "1e-3")[1]
+    swept, *_ = run(capsys, *SWEPT, "--lr", "1e-3")[1]
+    assert swept["parameters"] < deeper["parameters"] == own["parameters"]
+    assert own["width"] == swept["width"] == 16
+
+
+def test_depth_needs_a_stack(capsys):
+    code, _, captured = run(capsys, "net(res(mlp(2, gelu)))", *SHORT[1:], "--depth", "2")
+    assert code == 2
+    assert "no stack(N, ...)" in captured.err

@@ -25,8 +25,8 @@ from nas.executors.job import (
 )
 from nas.grammar.derivation import Term
 from nas.tasks.base import Split, Task
+from nas.tasks.recipe import Recipe
 from nas.tasks.registry import TASKS, Entry
-from nas.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 STEPS = {"pair/one": 40, "pair/two": 20}

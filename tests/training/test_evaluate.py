@@ -9,8 +9,8 @@ from nas.compiler.model import Model
 from nas.grammar.derivation import Term
 from nas.tasks.base import Split, Task
 from nas.tasks.metrics import BITS, SQUARED_ERROR
+from nas.tasks.recipe import Recipe
 from nas.training.evaluate import evaluate
-from nas.training.recipe import Recipe
 from nas.training.train import train
 
 NET = Term("net", (Term("mlp", (Term("expansion", ("2",)), Term("activation", ("gelu",)))),))
@@ -91,9 +91,9 @@ def test_real_values_are_learned_from_real_values():
     of = task(split, Features(2), Values(2), 6, metric=SQUARED_ERROR)
     result = train(NET, of, Recipe(learning_rate=1e-2), width=16, seed=0)
     assert result.status == "complete"
-    assert result.score == -result.evaluations[0].value
-    assert result.evaluations[0].asked == 64
-    assert 0 < result.evaluations[0].value < 0.2 * float(inputs.mean(1).var())
+    assert result.score == -result.evaluations["validation"][0].value
+    assert result.evaluations["validation"][0].asked == 64
+    assert 0 < result.evaluations["validation"][0].value < 0.2 * float(inputs.mean(1).var())
 
 
 def test_one_answer_a_sequence_has_no_positions():

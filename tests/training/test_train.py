@@ -10,9 +10,9 @@ from nas.compiler.interface import Label, TokenLabels, Tokens
 from nas.compiler.model import Model
 from nas.grammar.derivation import Term
 from nas.tasks.base import Split, Task
+from nas.tasks.recipe import Recipe
 from nas.training.checkpoint import DamagedCheckpointError, latest_checkpoint
 from nas.training.evaluate import evaluate
-from nas.training.recipe import Recipe
 from nas.training.train import train
 
 WIDTH = 16

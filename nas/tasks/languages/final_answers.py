@@ -24,8 +24,10 @@ from nas.tasks.base import IGNORED, Profile, Split, Splits, Task, lookup, majori
 from nas.tasks.generate import Draw, generated
 from nas.tasks.named import task
 from nas.tasks.random_streams import Keys, derive, integers
+from nas.tasks.setting import Setting
 
 VERSION = 1
+PUBLISHED = Setting(source="xLSTM (Beck et al. 2024)", depth=2, widths=(128,))
 SHORTEST = 3
 TRAINED = {"paper": 40, "small": 20}
 """The longest words of each profile; where longer ones are asked, they are the shortest, too."""
@@ -154,6 +156,7 @@ def _task(name: str, profile: Profile, of: Words, summary: str) -> Task:
         ),
         decode=lambda inputs, targets: decode(inputs, targets, of),
         rules=rules,
+        setting=Setting() if small else PUBLISHED,
         difficulty=_lengths,
     )
 

@@ -21,8 +21,16 @@ from nas.tasks.base import Profile, Splits, Task, majority
 from nas.tasks.generate import Draw, generated
 from nas.tasks.named import task
 from nas.tasks.random_streams import Keys, derive, integers
+from nas.tasks.recipe import Recipe
+from nas.tasks.setting import Setting
 
 VERSION = 1
+PUBLISHED = Setting(
+    source="DeltaProduct (Siems et al. 2025), which measures at 512, too: --eval-length 4x",
+    depth=1,
+    widths=(128,),
+    recipe=Recipe(learning_rate=1e-3),
+)
 
 
 @dataclass(frozen=True)
@@ -136,6 +144,7 @@ def _task(name: str, profile: Profile, group: str, length: int | None, summary: 
         source=lambda: generated(f"{name}-{profile}", of, sizes, lambda keys: draw(keys, of)),
         decode=decode,
         rules={"majority": majority, "the last element": _last},
+        setting=Setting() if small else PUBLISHED,
     )
 
 

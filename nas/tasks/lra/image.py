@@ -22,7 +22,9 @@ from nas.tasks.cache import cached
 from nas.tasks.download import Archive, download_folder
 from nas.tasks.generate import flatten, unflatten
 from nas.tasks.lra.pathfinder import picture
+from nas.tasks.lra.setting import s4_setting
 from nas.tasks.named import task
+from nas.tasks.setting import Setting
 
 VERSION = 1
 ARCHIVE = "cifar-10-binary.tar.gz"
@@ -99,6 +101,7 @@ def image(profile: Profile, data: Path | None) -> Task:
             f"= {CLASSES[int(target)]}"
         ),
         rules={"majority": majority, "brightness": lookup(lambda s: _brightness(s, of.levels))},
+        setting=Setting() if small else s4_setting(512),
     )
 
 

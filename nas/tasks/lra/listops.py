@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from nas.compiler.interface import Label, Tokens
 from nas.tasks.base import Profile, Split, Task, lookup, majority
 from nas.tasks.generate import Draw, generated
+from nas.tasks.lra.setting import s4_setting
 from nas.tasks.named import task
 from nas.tasks.random_streams import Keys, derive, integers
+from nas.tasks.setting import Setting
 
 VERSION = 1
 OPERATORS = ("MIN", "MAX", "MED", "SM")
@@ -101,6 +103,7 @@ def listops(
         decode=lambda inputs, target: f"{text(inputs)} = {int(target)}",
         rules={"majority": majority, "root operator": lookup(root_operator)},
         difficulty=lambda split: tokens_in_classes(split, of.length),
+        setting=Setting() if small else s4_setting(),
     )
 
 

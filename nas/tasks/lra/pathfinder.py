@@ -12,10 +12,12 @@ from nas.compiler.interface import Label, Tokens
 from nas.tasks.base import Profile, Split, Task, bins, lookup, majority
 from nas.tasks.generate import Draw, generated
 from nas.tasks.lra.scene import Pathfinder, Scene, compose
+from nas.tasks.lra.setting import s4_setting
 from nas.tasks.lra.snakes import SUBPIXELS, Drawing
 from nas.tasks.lra.strokes import dash_stencils, dot_stencils, stamp
 from nas.tasks.named import task
 from nas.tasks.random_streams import Keys
+from nas.tasks.setting import Setting
 
 PAPER = Pathfinder()
 SMALL = Pathfinder(
@@ -54,7 +56,7 @@ def pathfinder(profile: Profile) -> Task:
         causal=False,
         inputs=Tokens(of.levels),
         outputs=Label(2),
-        batch_size=32,
+        batch_size=32 if small else 64,
         steps=600 if small else 500_000,
         source=lambda: generated(
             f"lra/pathfinder-{profile}", of, sizes, lambda keys: draw(keys, of)
@@ -68,6 +70,7 @@ def pathfinder(profile: Profile) -> Task:
             "ink": lookup(lambda split: _ink(split, of.levels)),
             "distance of the dots": lookup(lambda split: _distance(split, of)),
         },
+        setting=Setting() if small else s4_setting(rate=4e-3),
     )
 
 

@@ -21,7 +21,9 @@ from nas.tasks.archives import (
 from nas.tasks.base import SPLITS, Profile, Split, Splits, Task, bins, lookup, majority
 from nas.tasks.cache import cached
 from nas.tasks.generate import flatten, unflatten
+from nas.tasks.lra.setting import s4_setting
 from nas.tasks.named import task
+from nas.tasks.setting import Setting
 
 VERSION = 1
 FILES = {
@@ -74,13 +76,14 @@ def retrieval(profile: Profile, data: Path | None) -> Task:
         causal=False,
         inputs=Pairs(256),
         outputs=Label(2),
-        batch_size=32,
-        steps=300 if small else 5_000,
+        batch_size=32 if small else 64,
+        steps=300 if small else 46_000,  # 20 epochs of 147,086 pairs
         source=lambda: load(source, of),
         decode=lambda inputs, target: (
             f"{_spell(inputs[0])}\n--\n{_spell(inputs[1])}\n= {('no', 'yes')[int(target)]}"
         ),
         rules={"majority": majority, "difference of lengths": lookup(_difference)},
+        setting=Setting() if small else s4_setting(),
     )
 
 

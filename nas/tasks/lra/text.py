@@ -20,7 +20,9 @@ from nas.tasks.base import Profile, Split, Splits, Task, bins, lookup, majority
 from nas.tasks.cache import cached
 from nas.tasks.download import Archive, download_folder
 from nas.tasks.generate import flatten, unflatten
+from nas.tasks.lra.setting import s4_setting
 from nas.tasks.named import task
+from nas.tasks.setting import Setting
 
 VERSION = 1
 ARCHIVES = ("aclImdb_v1.tar.gz", "aclImdb.tar.gz", "aclImdb.tar.xz")
@@ -106,6 +108,7 @@ def _task(name: str, profile: Profile, of: Text, data: Path | None) -> Task:
         source=lambda: load(source, of),
         decode=lambda inputs, target: f"{spell(inputs)}\n= {('negative', 'positive')[int(target)]}",
         rules={"majority": majority, "length": lookup(_length)},
+        setting=Setting() if small else s4_setting(),
     )
 
 

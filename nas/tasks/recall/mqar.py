@@ -15,10 +15,21 @@ from nas.tasks.base import IGNORED, Profile, Splits, Task, majority
 from nas.tasks.generate import Draw, generated
 from nas.tasks.named import task
 from nas.tasks.random_streams import Keys, derive, distinct, integers
+from nas.tasks.recipe import Recipe
+from nas.tasks.setting import Setting
 
 VERSION = 1
 SETTINGS = ((64, 4), (128, 8), (256, 16), (512, 64))
 """Zoology's settings: length, key-value pairs."""
+ZOOLOGY = Setting(
+    source="Zoology (Arora et al. 2023)",
+    backbone="there two mixers without MLPs",
+    depth=2,
+    widths=(64, 128, 256, 512),
+    recipe=Recipe(weight_decay=0.1, warmup=0.0, betas=(0.9, 0.999), dropout=0.1),
+    learning_rates=tuple(10.0**power for power in (-4, -10 / 3, -8 / 3, -2)),
+    enough=0.99,
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,7 @@ def _task(profile: Profile, of: Recall) -> Task:
         ),
         decode=decode,
         rules={"majority": majority, "a value of the sequence": _any_value(of.pairs)},
+        setting=Setting() if small else ZOOLOGY,
     )
 
 

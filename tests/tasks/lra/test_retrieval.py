@@ -6,8 +6,8 @@ from nas.compiler.model import Model
 from nas.errors import NasError, UsageError
 from nas.grammar.derivation import Term
 from nas.tasks.lra.retrieval import FILES, PAPER, Retrieval, load, read
+from nas.tasks.recipe import Recipe
 from nas.tasks.registry import load_task
-from nas.training.recipe import Recipe
 from nas.training.train import train
 
 WORDS = ("parsing", "speech", "summary", "lexicon")

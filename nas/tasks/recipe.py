@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Recipe:
-    """AdamW with linear warm-up, cosine decay to zero and gradient clipping.
+    """AdamW with linear warm-up, cosine decay and gradient clipping.
 
     Args:
         learning_rate: Peak learning rate. It belongs to the trial: what the search tunes.
@@ -17,6 +17,10 @@ class Recipe:
         warmup: Share of the full budget over which the rate rises linearly.
         betas: AdamW's decay rates of the two moments.
         clip: Largest norm of the gradient; larger ones are scaled down.
+        last: Learning rate that the cosine ends at.
+        dynamics: Peak learning rate of what sets a recurrence's decays and steps, where it is not
+            that of all else (S4's "learning rate of the state space's parameters").
+        dropout: Share of what the embedding says that is zeroed in training.
         auxiliary: Weight of the model's auxiliary loss (load balance of mixtures of experts).
     """
 
@@ -26,19 +30,25 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
     auxiliary: float = 0.01
+    last: float = 0.0
+    dynamics: float | None = None
+    dropout: float = 0.0
 
-    def rate(self, step: int, total: int) -> float:
+    def rate(self, step: int, total: int, peak: float | None = None) -> float:
         """The learning rate of a step.
 
         Args:
             step: Number of the step, from 0.
             total: Steps of the full budget, whatever part of it a rung trains.
+            peak: The highest; None: `learning_rate`.
         """
+        peak = self.learning_rate if peak is None else peak
         warm = max(1, round(self.warmup * total))
         if step < warm:
-            return self.learning_rate * (step + 1) / warm
+            return peak * (step + 1) / warm
         done = (step - warm) / max(1, total - warm)
-        return self.learning_rate * 0.5 * (1 + cos(pi * min(1.0, done)))
+        last = min(self.last, peak)
+        return last + (peak - last) * 0.5 * (1 + cos(pi * min(1.0, done)))
 
     def as_dict(self) -> dict[str, float | list[float]]:
         """The recipe as JSON values; part of what must agree for a result to be replayed."""
