@@ -5,6 +5,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -155,20 +156,20 @@ def train(
     changed = any(value is not None for value in (learning_rate, weight_decay, steps, depth))
     scores: dict[int, dict[str, list[float]]] = {}
     for part in suite.tasks:
-        setting = _setting(part, learning_rate, weight_decay)
-        widths = (width,) if width else setting.widths or (choose_width(None, profile),)
+        setting = _setting(part, learning_rate, weight_decay, width, depth)
+        widths = setting.widths or (choose_width(None, profile),)
         swept = len(setting.recipes) > 1
         splits: tuple[Held, ...] = ("test",) if test else ("validation",)
         if swept:
             splits = ("validation", "test")
-        _announce(part, setting, len(widths) * len(setting.recipes) * seeds)
+        _announce(part, setting, len(widths) * len(setting.recipes) * seeds, steps)
         for each in widths:
             loaded = Space.load(
                 found_space, context={"L": (part.length,), "D": each, "causal": part.causal}
             )
             trainings: list[Trained] = []
             for training in sweep(
-                _term(loaded, text, depth, setting.depth if of_zoo else None),
+                _term(loaded, text, depth, part.setting.depth if of_zoo else None),
                 part,
                 width=each,
                 recipes=setting.recipes,
@@ -196,7 +197,7 @@ def train(
             values = [evaluations[0].value for evaluations in found]
             scores.setdefault(each, {})[part.name] = [part.metric.score(v) for v in values]
             beside: tuple[Figure, ...] = ()
-            if last == "test" and not changed and each in (setting.widths or (each,)):
+            if last == "test" and not changed and each in (part.setting.widths or (each,)):
                 beside = figures(part, each)
             if json:
                 if swept:
@@ -213,9 +214,19 @@ def train(
     _tell_means(suite, scores, seeds, json)
 
 
-def _setting(task: "Task", learning_rate: float | None, weight_decay: float | None) -> "Setting":
+def _setting(
+    task: "Task",
+    learning_rate: float | None,
+    weight_decay: float | None,
+    width: int | None,
+    depth: int | None,
+) -> "Setting":
     """The setting of the task's publication, with what the call says instead."""
     setting = task.setting
+    if width is not None:
+        setting = replace(setting, widths=(width,))
+    if depth is not None:
+        setting = replace(setting, depth=depth)
     if learning_rate is not None:
         setting = setting.with_rate(learning_rate)
     if weight_decay is not None:
@@ -223,10 +234,12 @@ def _setting(task: "Task", learning_rate: float | None, weight_decay: float | No
     return setting
 
 
-def _announce(task: "Task", setting: "Setting", trainings: int) -> None:
+def _announce(task: "Task", setting: "Setting", trainings: int, steps: int | None) -> None:
     """Says, before hours pass, what is about to be trained."""
     if setting.source or trainings > 1:
-        console.print(f"{task.name}: {trainings} trainings of {task.steps:,} steps", markup=False)
+        count = "1 training" if trainings == 1 else f"{trainings} trainings"
+        most = min(steps or task.steps, task.steps)
+        console.print(f"{task.name}: {count} of {most:,} steps", markup=False)
     if setting.source:
         console.print(f"  after {setting}", markup=False)
 

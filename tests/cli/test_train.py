@@ -96,7 +96,7 @@ def test_a_setting_is_gone_through(capsys, reproduced):
         main(("train", *SWEPT, "--profile", "small"))
     captured = capsys.readouterr()
     rows = [json.loads(line) for line in captured.out.splitlines()]
-    assert "4 trainings of 600 steps" in captured.err
+    assert "4 trainings of 3 steps" in captured.err
     assert "after Somebody; depth 1; width 8 12; learning rate 0.001 0.01;" in captured.err
     for width in (8, 12):
         first, second, choice = (row for row in rows if row["width"] == width)
