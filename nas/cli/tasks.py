@@ -48,6 +48,7 @@ def tasks(
         _download(name)
     from nas.cli.options import choose_profile
     from nas.tasks.published import figures
+    from nas.tasks.published import told as published
     from nas.tasks.registry import load_task
 
     suite = load_task(name, choose_profile(profile), data)
@@ -78,7 +79,7 @@ def tasks(
         row["baselines"] = ", ".join(
             f"{rule} {figure(score)}" for rule, score in task.baselines.items()
         )
-        row["published"] = "; ".join(map(str, figures(task))) or "nothing at this setting"
+        row["published"] = published(figures(task)) or "nothing at this setting"
         for key, value in row.items():
             typer.echo(f"{key:12}{value}")
         for example in examples:

@@ -137,6 +137,7 @@ def train(
     from nas.report import training as told
     from nas.resources import find_architecture, find_space
     from nas.tasks.published import figures
+    from nas.tasks.published import told as published
     from nas.tasks.registry import load_task
     from nas.training.sweep import chosen, sweep
 
@@ -210,7 +211,7 @@ def train(
                 if seeds > 1 or same_length[0].length != part.length:
                     typer.echo(told.at_length(part, last, same_length))
             if beside:
-                typer.echo(f"published: {'; '.join(map(str, beside))}")
+                typer.echo(f"published: {published(beside)}")
     _tell_means(suite, scores, seeds, json)
 
 

@@ -52,7 +52,7 @@ def test_what_is_trained_does_not_depend_on_what_else_is_measured(capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--task", "copying", "--eval-length", "2x"), "copying has one length, 44"),
+        (("--task", "lra/pathfinder", "--eval-length", "2x"), "lra/pathfinder has one length, 72"),
         (("--task", "parity", "--eval-length", "twice"), "is like 2x,4x or 512, not 'twice'"),
         (("--task", "parity", "--eval-length", "0"), "at least one token"),
         (("--task", "parity[pairs=2]"), "parity has no knob 'pairs'; its knobs: length"),

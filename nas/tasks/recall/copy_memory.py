@@ -34,38 +34,52 @@ class CopyMemory:
     digits: int = 10
     version: int = VERSION
 
+    def __post_init__(self) -> None:
+        if self.digits < 1:
+            raise ValueError(f"there is at least one digit, not {self.digits}")
+        if self.blanks < 1:
+            least = 2 * self.digits + 1
+            raise ValueError(f"{self.digits} digits, a blank and answers take {least} positions")
+
 
 SMALL = CopyMemory(8, digits=6)
 PAPER = CopyMemory(1000)
 
 
 @task("copy_memory", "repeat digits after many blanks")
-def copy_memory(profile: Profile) -> tuple[Task, ...]:
-    """The task of a profile: `paper` has 10 digits and 1000 blanks, of which none is scored."""
+def copy_memory(profile: Profile, *, length: int | None = None, digits: int | None = None) -> Task:
+    """The task of a profile.
+
+    Args:
+        profile: `paper` (10 digits and 1000 blanks, of which none is scored) or `small` (6 and 8).
+        length: Positions, instead: digits, blanks, and as many answers as digits.
+        digits: Digits of a sequence.
+
+    Raises:
+        ValueError: There is no room for a blank.
+    """
     small = profile == "small"
     of = SMALL if small else PAPER
+    digits = of.digits if digits is None else digits
+    of = CopyMemory(of.blanks if length is None else length - 2 * digits, digits)
     sizes = (20_000, 1_000, 1_000) if small else (10_000, 1_000, 1_000)
-    return (
-        Task(
-            name="copy_memory",
-            profile=profile,
-            summary="repeat digits after many blanks",
-            definition=(
-                f"{of.digits} of 8 digits, {of.blanks} blanks; {'/'.join(map(str, sizes))} examples"
-            ),
-            length=of.blanks + 2 * of.digits,
-            causal=True,
-            hidden_answers=True,
-            inputs=Tokens(10),
-            outputs=TokenLabels(10),
-            batch_size=64,
-            steps=600 if small else 50_000,
-            source=lambda: generated(
-                f"copy_memory-{profile}", of, sizes, lambda keys: draw(keys, of)
-            ),
-            decode=decode,
-            rules={"majority": majority},
+    return Task(
+        name="copy_memory",
+        profile=profile,
+        summary="repeat digits after many blanks",
+        definition=(
+            f"{of.digits} of 8 digits, {of.blanks} blanks; {'/'.join(map(str, sizes))} examples"
         ),
+        length=of.blanks + 2 * of.digits,
+        causal=True,
+        hidden_answers=True,
+        inputs=Tokens(10),
+        outputs=TokenLabels(10),
+        batch_size=64,
+        steps=600 if small else 50_000,
+        source=lambda: generated(f"copy_memory-{profile}", of, sizes, lambda keys: draw(keys, of)),
+        decode=decode,
+        rules={"majority": majority},
     )
 
 

@@ -38,37 +38,70 @@ class Copying:
     longest: int = 20
     version: int = VERSION
 
+    def __post_init__(self) -> None:
+        if not 0 < self.shortest <= self.longest:
+            raise ValueError(f"no string has {self.shortest} to {self.longest} letters")
+        if 2 * self.longest + 3 > self.length:
+            raise ValueError(
+                f"a string of {self.longest} letters and its copy take {2 * self.longest + 3} "
+                f"positions, more than {self.length}"
+            )
+
 
 SMALL = Copying(44, letters=26)
 PAPER = Copying(220)
 
 
 @task("copying", "repeat a string after its end")
-def copying(profile: Profile) -> tuple[Task, ...]:
-    """The task of a profile: one string a row in `small`, a context of 220 in `paper`."""
+def copying(
+    profile: Profile,
+    *,
+    length: int | None = None,
+    shortest: int | None = None,
+    longest: int | None = None,
+) -> Task:
+    """The task of a profile: one string a row in `small`, a context of 220 in `paper`.
+
+    Args:
+        profile: `paper` or `small`.
+        length: L, instead.
+        shortest: Letters of the shortest string: by default 5; where `length` is longer than the
+            profile's, its longest.
+        longest: Letters of the longest string: by default 20; where `length` is longer than the
+            profile's, the most that fits, so that longer strings are asked than were trained.
+
+    Raises:
+        ValueError: The longest string does not fit.
+    """
     small = profile == "small"
     of = SMALL if small else PAPER
+    longer = length is not None and length > of.length
+    length = of.length if length is None else length
+    of = Copying(
+        length,
+        of.letters,
+        shortest or (of.longest if longer else of.shortest),
+        longest or ((length - 3) // 2 if longer else of.longest),
+    )
     sizes = (20_000, 1_000, 1_000) if small else (200_000, 3_000, 3_000)
     vocabulary = LETTERS + of.letters
-    return (
-        Task(
-            name="copying",
-            profile=profile,
-            summary="repeat a string after its end",
-            definition=(
-                f"strings of {of.shortest} to {of.longest} of {of.letters} letters in "
-                f"{of.length} tokens; {'/'.join(map(str, sizes))} examples"
-            ),
-            length=of.length,
-            causal=True,
-            inputs=Tokens(vocabulary),
-            outputs=TokenLabels(vocabulary),
-            batch_size=64,
-            steps=600 if small else 10 * sizes[0] // 64,
-            source=lambda: generated(f"copying-{profile}", of, sizes, lambda keys: draw(keys, of)),
-            decode=decode,
-            rules={"majority": majority, "the letter before": _same},
+    return Task(
+        name="copying",
+        profile=profile,
+        summary="repeat a string after its end",
+        definition=(
+            f"strings of {of.shortest} to {of.longest} of {of.letters} letters in "
+            f"{of.length} tokens; {'/'.join(map(str, sizes))} examples"
         ),
+        length=of.length,
+        causal=True,
+        inputs=Tokens(vocabulary),
+        outputs=TokenLabels(vocabulary),
+        batch_size=64,
+        steps=600 if small else 10 * sizes[0] // 64,
+        source=lambda: generated(f"copying-{profile}", of, sizes, lambda keys: draw(keys, of)),
+        decode=decode,
+        rules={"majority": majority, "the letter before": _same},
     )
 
 

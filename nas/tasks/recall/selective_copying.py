@@ -37,40 +37,69 @@ class SelectiveCopying:
     data: int
     version: int = VERSION
 
+    def __post_init__(self) -> None:
+        if not 0 < self.data <= self.length:
+            raise ValueError(
+                f"{self.data} data tokens do not fit {self.length} positions (the length less the "
+                "positions of the answers)"
+            )
+        if not 1 < self.vocabulary < 2**15 - FIRST:
+            raise ValueError(f"there are at least 2 different data tokens, not {self.vocabulary}")
+
 
 SMALL = SelectiveCopying(24, vocabulary=8, data=4)
 PAPER = SelectiveCopying(4096, vocabulary=14, data=16)
 
 
 @task("selective_copying", "repeat the data that stand among blanks")
-def selective_copying(profile: Profile) -> tuple[Task, ...]:
-    """The task of a profile; `paper` has 4096 positions, 16 tokens of a vocabulary of 16 in all."""
+def selective_copying(
+    profile: Profile,
+    *,
+    length: int | None = None,
+    data: int | None = None,
+    vocabulary: int | None = None,
+) -> Task:
+    """The task of a profile.
+
+    Args:
+        profile: `paper` (16 of 14 symbols among 4096 positions) or `small` (4 of 8 among 24).
+        length: Positions, instead, those of the answers included.
+        data: Data tokens of a sequence.
+        vocabulary: Different data tokens.
+
+    Raises:
+        ValueError: The data does not fit.
+    """
     small = profile == "small"
     of = SMALL if small else PAPER
+    data = of.data if data is None else data
+    of = SelectiveCopying(
+        of.length if length is None else length - data,
+        of.vocabulary if vocabulary is None else vocabulary,
+        data,
+    )
     sizes = (20_000, 1_000, 1_000) if small else (100_000, 3_000, 3_000)
-    vocabulary = FIRST + of.vocabulary
-    return (
-        Task(
-            name="selective_copying",
-            profile=profile,
-            summary="repeat the data that stand among blanks",
-            definition=(
-                f"{of.data} of {of.vocabulary} symbols at random places of {of.length}; "
-                f"{'/'.join(map(str, sizes))} examples"
-            ),
-            length=of.length + of.data,
-            causal=True,
-            hidden_answers=True,
-            inputs=Tokens(vocabulary),
-            outputs=TokenLabels(vocabulary),
-            batch_size=64,
-            steps=600 if small else 400_000,
-            source=lambda: generated(
-                f"selective_copying-{profile}", of, sizes, lambda keys: draw(keys, of)
-            ),
-            decode=decode,
-            rules={"majority": majority, "the last of the data": _last},
+    tokens = FIRST + of.vocabulary
+    return Task(
+        name="selective_copying",
+        profile=profile,
+        summary="repeat the data that stand among blanks",
+        definition=(
+            f"{of.data} of {of.vocabulary} symbols at random places of {of.length}; "
+            f"{'/'.join(map(str, sizes))} examples"
         ),
+        length=of.length + of.data,
+        causal=True,
+        hidden_answers=True,
+        inputs=Tokens(tokens),
+        outputs=TokenLabels(tokens),
+        batch_size=64,
+        steps=600 if small else 400_000,
+        source=lambda: generated(
+            f"selective_copying-{profile}", of, sizes, lambda keys: draw(keys, of)
+        ),
+        decode=decode,
+        rules={"majority": majority, "the last of the data": _last},
     )
 
 

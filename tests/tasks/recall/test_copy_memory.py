@@ -25,9 +25,24 @@ def test_digits_are_uniform():
 
 
 def test_profiles():
-    (small,) = copy_memory("small")
+    small = copy_memory("small")
     assert small.causal
     assert small.baselines["majority"] == pytest.approx(1 / 8, abs=0.02)
-    (paper,) = copy_memory("paper")
+    paper = copy_memory("paper")
     assert paper.length == 1020
     assert "?" in small.decode(small.splits["train"].inputs[0], small.splits["train"].targets[0])
+
+
+def test_knobs():
+    longer = copy_memory("small", length=60)
+    inputs = longer.splits["test"].inputs
+    assert inputs.shape == (1000, 60)
+    assert ((inputs == 0).sum(1) == 48).all()
+    assert ((inputs == 9).sum(1) == 6).all()
+    assert (
+        copy_memory("small", digits=7, length=30).splits["test"].inputs[0, 23:].tolist() == [9] * 7
+    )
+    with pytest.raises(ValueError, match="6 digits, a blank and answers take 13 positions"):
+        copy_memory("small", length=12)
+    with pytest.raises(ValueError, match="at least one digit"):
+        copy_memory("small", digits=0)

@@ -38,9 +38,23 @@ def test_first_strings_have_uniform_lengths_and_letters():
 
 
 def test_profiles():
-    (small,) = copying("small")
+    small = copying("small")
     assert small.causal
     assert small.baselines["majority"] < 0.1
     assert small.baselines["the letter before"] < 0.05
-    (paper,) = copying("paper")
+    paper = copying("paper")
     assert paper.length == 220
+
+
+def test_knobs():
+    longer = copying("small", length=88)  # longer than trained: longer strings
+    assert longer.inputs == copying("small").inputs
+    row = decode(longer.splits["test"].inputs[0], longer.splits["test"].targets[0])
+    assert 20 <= len(row[1:].split("|")[0]) <= 42
+    few = copying("small", length=30, shortest=2, longest=13)
+    lengths = {len(decode(x, x)[1:].split("|")[0]) for x in few.splits["train"].inputs}
+    assert lengths == set(range(2, 14))
+    with pytest.raises(ValueError, match="take 43 positions, more than 30"):
+        copying("small", length=30)
+    with pytest.raises(ValueError, match="no string has 9 to 8 letters"):
+        copying("small", shortest=9, longest=8)

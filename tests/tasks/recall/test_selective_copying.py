@@ -28,12 +28,27 @@ def test_places_and_symbols_are_uniform():
 
 
 def test_profiles():
-    (small,) = selective_copying("small")
+    small = selective_copying("small")
     assert small.causal
     assert small.baselines["majority"] == pytest.approx(1 / 8, abs=0.02)
     # The last of four, and by chance of the three others.
     assert small.baselines["the last of the data"] == pytest.approx(0.25 + 0.75 / 8, abs=0.02)
-    (paper,) = selective_copying("paper")
+    paper = selective_copying("paper")
     assert (paper.length, paper.inputs.vocabulary) == (4112, 16)
     row = small.splits["train"].inputs[0]
     assert decode(row, small.splits["train"].targets[0]).count("?") == SMALL.data
+
+
+def test_knobs():
+    longer = selective_copying("small", length=56)
+    assert longer.inputs == selective_copying("small").inputs
+    inputs = longer.splits["test"].inputs
+    assert inputs.shape == (1000, 56)
+    assert ((inputs[:, :52] > 1).sum(1) == 4).all()
+    other = selective_copying("small", data=6, vocabulary=3)
+    inputs, targets = other.splits["test"].inputs, other.splits["test"].targets
+    assert inputs.shape == (1000, 30)
+    assert set(np.unique(targets).tolist()) == {IGNORED, 2, 3, 4}
+    for wrong in ({"length": 7}, {"data": 0}, {"vocabulary": 1}):
+        with pytest.raises(ValueError, match=r"fit|at least 2"):
+            selective_copying("small", **wrong)
