@@ -42,12 +42,13 @@ def make(
     hidden_answers: bool = False,
     causal: bool = True,
     outputs: Outputs | None = None,
+    steps: int = 600,
 ) -> Task:
     """A task of MAD: 1280 validation and test examples; 200 epochs of batches of 128 in `paper`.
 
     Args:
         name: Behind `mad/`.
-        profile: `paper` or `small` (600 steps of 64).
+        profile: `paper` or `small` (batches of 64).
         summary: What is asked, in a line.
         told: The definition's numbers, in a line, without those of examples.
         of: The definition.
@@ -61,6 +62,7 @@ def make(
         hidden_answers: See `Task`.
         causal: See `Task`.
         outputs: None: a token at each position.
+        steps: Of `small`.
 
     Raises:
         ValueError: There are no training examples.
@@ -81,7 +83,7 @@ def make(
         inputs=Tokens(vocabulary),
         outputs=outputs or TokenLabels(vocabulary),
         batch_size=batch,
-        steps=600 if small else EPOCHS * max(1, examples // batch),
+        steps=steps if small else EPOCHS * max(1, examples // batch),
         source=lambda: generated(f"mad-{name}-{profile}", of, sizes, generator, held_out=held_out),
         decode=decode,
         rules={"majority": _commonest if held_out else majority, **(rules or {})},
