@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
-from torch.nn import functional as F
 
 from nas.compiler.interface import Values
 from nas.compiler.model import Model
