@@ -15,6 +15,7 @@ from nas.search.base import (
     Strategy,
     random_stream,
 )
+from nas.search.bayesian import BayesianOptimization
 from nas.search.evolution import RegularizedEvolution
 from nas.search.mcts import TreeSearch
 from nas.search.random_search import RandomSearch
@@ -35,6 +36,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "random": RandomSearch,
     "evolution": RegularizedEvolution,
     "mcts": TreeSearch,
+    "bayesian": BayesianOptimization,
 }
 """Every strategy by its name on the command line."""
 
