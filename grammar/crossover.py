@@ -3,7 +3,7 @@
 from random import Random
 
 from nas.grammar.derivation import Derivation
-from nas.grammar.edit import complete, places, replaced
+from nas.grammar.edit import complete, decided, replaced
 from nas.grammar.mutation import mutate
 from nas.grammar.space import Space
 
@@ -29,9 +29,9 @@ def crossover(space: Space, a: Derivation, b: Derivation, rng: Random) -> Deriva
     Raises:
         SpaceError: A derivation is not of this space, or the space has no other than `a`.
     """
-    given = [place.node for place in places(space, b) if place.node.children]
+    given = [place.node for place in decided(space, b) if place.node.children]
     rules = {node.rule for node in given}
-    taken = [p for p in places(space, a) if p.node.children and p.node.rule in rules]
+    taken = [p for p in decided(space, a) if p.node.children and p.node.rule in rules]
     repaired = None
     for _ in range(ATTEMPTS if taken else 0):
         place = rng.choice(taken)

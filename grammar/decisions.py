@@ -4,7 +4,6 @@ One iterator serves sampling by a policy, tree search, scoring and model-based o
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from nas.grammar.choices import Point
 from nas.grammar.context import Context
@@ -35,7 +34,7 @@ class Choice:
     probabilities: tuple[float, ...]
     _path: _Path
 
-    @cached_property
+    @property
     def path(self) -> tuple[int, ...]:
         """Where its node stands in the derivation: indices of children, from the root down."""
         indices: list[int] = []

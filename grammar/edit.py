@@ -9,6 +9,7 @@ whatever is done to a sketch, the result is legal, under every `where`, `max_dep
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from random import Random
 
@@ -83,6 +84,16 @@ def places(space: Space, derivation: Derivation) -> Iterator[Place]:
         decisions.choose(index)
     if decisions.current is not None or decisions.derivation != derivation:
         raise SpaceError(f"not an architecture of this space: {derivation.text}")
+
+
+@lru_cache(maxsize=1024)
+def decided(space: Space, derivation: Derivation) -> tuple[Place, ...]:
+    """The same, remembered: a good architecture is changed again and again.
+
+    Raises:
+        SpaceError: The derivation is not legal in this space.
+    """
+    return tuple(places(space, derivation))
 
 
 def complete(

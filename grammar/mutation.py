@@ -6,7 +6,7 @@ from functools import lru_cache
 from random import Random
 
 from nas.grammar.derivation import Derivation, Node
-from nas.grammar.edit import HOLE, Place, complete, draw, places, replaced
+from nas.grammar.edit import HOLE, Place, complete, decided, draw, replaced
 from nas.grammar.errors import SpaceError
 from nas.grammar.rules import Alternative, Grammar, Literal
 from nas.grammar.space import Space
@@ -43,14 +43,14 @@ def mutate(
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"no mutation {kind!r}: choose one of {', '.join(KINDS)}")
-    decided = list(places(space, derivation))
+    decisions = decided(space, derivation)
     order = rng.sample(sorted(KINDS), len(KINDS))
     if kind is not None:
         order.sort(key=lambda name: name != kind)
     for name in order:
         repaired = None
         for _ in range(ATTEMPTS):
-            sketch = KINDS[name](space, derivation, decided, rng)
+            sketch = KINDS[name](space, derivation, decisions, rng)
             if sketch is None:
                 break
             changed, repairs = complete(space, sketch, rng)
@@ -68,20 +68,20 @@ def mutate(
 
 
 def regrow(
-    space: Space, derivation: Derivation, decided: Sequence[Place], rng: Random
+    space: Space, derivation: Derivation, places: Sequence[Place], rng: Random
 ) -> Node | None:
     """A hole in place of a part that has parts, or could have some."""
-    able = [p for p in decided if any(a.references for a in p.choice.alternatives)]
+    able = [p for p in places if any(a.references for a in p.choice.alternatives)]
     if not able:
         return None
     return replaced(derivation.root, rng.choice(able).choice.path, HOLE)
 
 
 def parameter(
-    space: Space, derivation: Derivation, decided: Sequence[Place], rng: Random
+    space: Space, derivation: Derivation, places: Sequence[Place], rng: Random
 ) -> Node | None:
     """Another alternative in place of one that has no parts."""
-    able = [p for p in decided if not any(a.references for a in p.choice.alternatives)]
+    able = [p for p in places if not any(a.references for a in p.choice.alternatives)]
     if not able:
         return None
     place = rng.choice(able)
@@ -92,7 +92,7 @@ def parameter(
 
 
 def insert(
-    space: Space, derivation: Derivation, decided: Sequence[Place], rng: Random
+    space: Space, derivation: Derivation, places: Sequence[Place], rng: Random
 ) -> Node | None:
     """A part wrapped into a new one of the same rule, or only its own parts wrapped anew.
 
@@ -101,7 +101,7 @@ def insert(
     """
     able = [
         (place, kept)
-        for place in decided
+        for place in places
         if _recursive(space.grammar, place.node.rule)
         for kept in (place.node, *place.node.children)
         if kept.rule in _steps(space.grammar, place.node.rule)
@@ -115,16 +115,14 @@ def insert(
 
 
 def hoist(
-    space: Space, derivation: Derivation, decided: Sequence[Place], rng: Random
+    space: Space, derivation: Derivation, places: Sequence[Place], rng: Random
 ) -> Node | None:
     """A part replaced by one within it, of the same rule or one that it can consist of.
 
     Only the nearest such parts are taken, so that little is lost: `seq(a, res(b), c)` becomes `a`
     or `seq(a, c)`, but not `b`.
     """
-    able = [
-        (place.choice.path, part) for place in decided for part in _nearest_inside(space, place)
-    ]
+    able = [(place.choice.path, part) for place in places for part in _nearest_inside(space, place)]
     if not able:
         return None
     path, part = rng.choice(able)

@@ -140,5 +140,7 @@ def _test(table: SearchTable, hash_: str, task: str, seed: int) -> float:
         raise ValueError(f"the table is not finished: {hash_[:10]} on {task}, seed {seed}")
     # A failed training is as bad as the worst.
     if training.test is None:
-        return min(t.test for t in table.trainings.values() if t.task == task and t.test is not None)
+        return min(
+            t.test for t in table.trainings.values() if t.task == task and t.test is not None
+        )
     return training.test

@@ -56,9 +56,9 @@ class BayesianOptimization:
         space: Space,
         start: Sequence[Derivation] = (),
         founders: int = 10,
-        candidates: int = 150,
+        candidates: int = 64,
         parents: int = 10,
-        renewals: int = 25,
+        renewals: int = 12,
         attempts: int = 20,
     ) -> None:
         self._space = space
@@ -87,9 +87,7 @@ class BayesianOptimization:
         for proposal in plan:
             if (canonical_hash(proposal.derivation), proposal.learning_rate) not in seen:
                 return self._archive.keep(proposal)
-        return self._archive.keep(
-            propose_new(history, lambda _: self._sample(rng), self._attempts)
-        )
+        return self._archive.keep(propose_new(history, lambda _: self._sample(rng), self._attempts))
 
     def _renewed(self, count: int) -> int:
         """The length of the history when the present surrogate was made."""
@@ -184,9 +182,7 @@ def _ranks(observations: Sequence[Observation]) -> list[float]:
     return [float(order[o.fitness]) for o in observations]
 
 
-def _spread_out(
-    vectors: NDArray[np.float64], worth: NDArray[np.float64], count: int
-) -> list[int]:
+def _spread_out(vectors: NDArray[np.float64], worth: NDArray[np.float64], count: int) -> list[int]:
     """The most promising candidates, each new one worth less the more it is like a chosen one."""
     chosen: list[int] = []
     worth = worth.copy()

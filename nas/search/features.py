@@ -1,8 +1,6 @@
 """Architectures as vectors: what a surrogate sees of them."""
 
-import math
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 
 import networkx as nx
@@ -23,6 +21,8 @@ SIZE = HASHED + len(COSTS)
 
 ROUNDS = 2
 """Of Weisfeiler and Lehman's relabelling: a label tells of what is so many steps away."""
+
+_MASK = 2**63 - 1
 
 
 class Features:
@@ -53,21 +53,20 @@ class Features:
 
     def _vector(self, derivation: Derivation) -> NDArray[np.float32]:
         architecture = Architecture.from_term(derivation.term, self._shape)
-        counts = Counter(tree_labels(derivation.term))
-        counts.update(graph_labels(architecture))
-        vector = np.zeros(SIZE, dtype=np.float32)
-        for label, count in counts.items():
-            vector[zlib.crc32(label.encode()) % HASHED] += math.sqrt(count)
-        vector[:HASHED] /= max(1e-9, float(np.linalg.norm(vector[:HASHED])))
-        vector[HASHED:] = (
-            math.log10(1 + architecture.parameters),
-            math.log10(1 + architecture.flops),
-            math.log10(1 + architecture.activations),
-            math.log10(1 + architecture.state),
-            math.log10(nx.dag_longest_path_length(architecture.graph)),
-            math.log10(derivation.size),
+        labels = [zlib.crc32(label.encode()) for label in tree_labels(derivation.term)]
+        labels += graph_labels(architecture)
+        found, counts = np.unique(np.array(labels, dtype=np.uint64), return_counts=True)
+        hashed = np.bincount(found % HASHED, np.sqrt(counts), minlength=HASHED)
+        costs = (
+            architecture.parameters,
+            architecture.flops,
+            architecture.activations,
+            architecture.state,
+            nx.dag_longest_path_length(architecture.graph),
+            derivation.size,
         )
-        return vector
+        vector = np.append(hashed / np.linalg.norm(hashed), np.log10(np.add(costs, 1.0)))
+        return vector.astype(np.float32)
 
 
 def tree_labels(term: Term) -> Iterator[str]:
@@ -91,25 +90,23 @@ def tree_labels(term: Term) -> Iterator[str]:
             stack.append((argument, chain[-2:]))
 
 
-def graph_labels(architecture: Architecture) -> Iterator[str]:
+def graph_labels(architecture: Architecture) -> list[int]:
     """Weisfeiler-Lehman labels of an architecture's graph, of the rounds 0 to `ROUNDS`."""
-    graph = architecture.graph
-    labels: dict[object, str] = {
-        node: "io" if layer is None else f"{layer}{layer.role[0]}"
-        for node, layer in graph.nodes(data="layer")
+    before, after = architecture.graph.pred, architecture.graph.succ
+    here = {
+        node: zlib.crc32(b"" if layer is None else f"{layer} {layer.role}".encode())
+        for node, layer in architecture.graph.nodes(data="layer")
     }
-    for number in range(ROUNDS + 1):
-        yield from (f"{number}/{label}" for label in labels.values())
-        if number < ROUNDS:
-            labels = {
-                node: f"{zlib.crc32(_around(graph, labels, node).encode()):x}" for node in graph
-            }
-
-
-def _around(graph: "nx.DiGraph[object]", labels: dict[object, str], node: object) -> str:
-    before = ",".join(sorted(labels[other] for other in graph.pred[node]))
-    after = ",".join(sorted(labels[other] for other in graph.succ[node]))
-    return f"{before}|{labels[node]}|{after}"
+    found = list(here.values())
+    for _ in range(ROUNDS):
+        # Hashes of tuples of integers are the same in every process.
+        here = {
+            node: hash((label, *sorted([here[n] for n in before[node]]), -1,
+                        *sorted([here[n] for n in after[node]]))) & _MASK
+            for node, label in here.items()
+        }  # fmt: skip
+        found += here.values()
+    return found
 
 
 def _is_parameter(term: Term) -> bool:

@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 
 from nas.grammar.derivation import Derivation
-from nas.grammar.edit import draw, places
+from nas.grammar.edit import decided, draw
 from nas.grammar.space import Space
 from nas.search.base import (
     LEARNING_RATES,
@@ -121,9 +121,9 @@ class TreeSearch:
             if derivation is None:
                 self._paths[key] = None
             else:
-                decided = list(places(self._space, derivation))
-                path = [place.index for place in decided]
-                widths = [len(place.choice.alternatives) for place in decided]
+                decisions = decided(self._space, derivation)
+                path = [place.index for place in decisions]
+                widths = [len(place.choice.alternatives) for place in decisions]
                 path.append(nearest_learning_rate(observation.learning_rate))
                 widths.append(len(LEARNING_RATES))
                 self._paths[key] = tuple(path), tuple(widths)
