@@ -68,13 +68,18 @@ def replaced(root: Node, path: Path, part: Node) -> Node:
     return node
 
 
-def places(space: Space, derivation: Derivation) -> Iterator[Place]:
+def places(space: Space, derivation: Derivation, *, coarse: bool = False) -> Iterator[Place]:
     """The decisions that lead to a derivation, in the order of `Space.decide`.
+
+    Args:
+        space: Its space.
+        derivation: The derivation.
+        coarse: See `Space.decide`.
 
     Raises:
         SpaceError: The derivation is not legal in this space.
     """
-    decisions = space.decide()
+    decisions = space.decide(coarse=coarse)
     while (choice := decisions.current) is not None:
         node = node_at(derivation.root, choice.path)
         if node is None or node.alternative not in choice.alternatives:

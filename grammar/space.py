@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 
 from nas.grammar.budget import Budget
+from nas.grammar.coarse import CoarseDecisions
 from nas.grammar.completion import CostModel, Flattest
 from nas.grammar.context import Context, Contexts
 from nas.grammar.costs import derivation_cost
@@ -141,13 +142,16 @@ class Space:
         """
         return sample(self._network, rng)
 
-    def decide(self) -> Decisions:
+    def decide(self, *, coarse: bool = False) -> "Decisions | CoarseDecisions":
         """The decisions of a new derivation, to be taken one at a time.
+
+        Args:
+            coarse: From coarse to fine, see `CoarseDecisions`; else in the order of the text.
 
         Raises:
             SpaceError: The space is empty in this context or under these caps.
         """
-        return Decisions(self._network)
+        return CoarseDecisions(self._network) if coarse else Decisions(self._network)
 
     def log_probability(self, derivation: Derivation) -> float:
         """Natural logarithm of the probability that `sample` draws a derivation.

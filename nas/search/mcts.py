@@ -2,10 +2,13 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
+import numpy as np
+
+from nas.grammar.decisions import Choice
 from nas.grammar.derivation import Derivation
-from nas.grammar.edit import decided, draw
+from nas.grammar.edit import draw, places
 from nas.grammar.space import Space
 from nas.search.base import (
     LEARNING_RATES,
@@ -16,38 +19,43 @@ from nas.search.base import (
     nearest_learning_rate,
     propose_new,
 )
+from nas.search.tree import Array, Moves, Node, Path, Tree
 
-Path = tuple[int, ...]
-"""A trial as what was chosen at each of its decisions, in order; the learning rate comes last."""
-
-Visit = tuple[Path, float]
-"""A trial that went down the tree, and its reward."""
+RATE = "learning rate"
+"""The rule, so to speak, of the last decision."""
 
 
 class TreeSearch:
-    """UCT over derivations, with the grammar's probabilities as priors (PUCT).
+    """PUCT over derivations, with statistics shared between equal decisions (GRAVE).
 
-    A node of the tree is a sequence of decisions; its statistics are those of the trials that begin
-    with it. So the tree is never stored: going down, the trials are split by their next decision.
-    At each decision the alternative with the largest
+    A derivation is decided from coarse to fine. At each decision the alternative with the largest
 
-        Q(a) + exploration * P(a) * sqrt(N) / (1 + N(a))
+        (1 - b) Q(a) + b A(a) + exploration * P(a) * sqrt(N) / (1 + N(a))
 
-    is taken: N(a) trials of the N took it, with a mean reward of Q(a) (the mean of all N where
-    there is none), and the grammar gives it the probability P(a). Where no trial has gone, the rest
-    is a roll-out: a sample of the grammar. The learning rate is the last decision.
+    is taken: N(a) of the N trials that came here took it, with a mean reward of Q(a) (the mean of
+    all N where there is none); A(a) is the mean reward of all trials that decided so anywhere, by
+    the nearest node above that `reference` trials have passed; b falls from 1 as N(a) grows; the
+    grammar gives it the probability P(a). A wide choice is made in halves, so that few trials tell
+    something about many alternatives. Where no trial has gone, the grammar is sampled, its
+    probabilities multiplied by exp(greed * (A(a) - mean)). The learning rate is the last decision.
 
     Rewards are ranks, so the scale of the scores does not matter. Trials that have not finished
     count as visits without a reward (virtual loss), which sends parallel workers apart; so do
     failed ones.
 
     Kocsis & Szepesvari, "Bandit based Monte-Carlo Planning", 2006; Silver et al., "Mastering the
-    game of Go without human knowledge", 2017 (the prior in the bound).
+    game of Go without human knowledge", 2017 (the prior in the bound); Gelly & Silver 2011 (A);
+    Cazenave, "Generalized Rapid Action Value Estimation", 2015 (the node that it is taken from).
 
     Args:
         space: Where architectures come from.
         start: Measured first, in order.
         exploration: Weight of the prior and of rare alternatives against the mean reward.
+        equivalence: Trials after which Q counts as much as A; 0: A does not count.
+        reference: See above.
+        greed: See above.
+        coarse: Whether to decide from coarse to fine, or in the order of the text.
+        halves: Whether wide choices are made in halves.
         attempts: Descents until one ends in something new; each that does not counts as a visit.
     """
 
@@ -56,116 +64,184 @@ class TreeSearch:
         space: Space,
         start: Sequence[Derivation] = (),
         exploration: float = 0.1,
+        equivalence: float = 10.0,
+        reference: int = 50,
+        greed: float = 6.0,
+        coarse: bool = True,
+        halves: bool = True,
         attempts: int = 10,
     ) -> None:
         self._space = space
         self._start = Start(start)
         self._exploration = exploration
+        self._equivalence = equivalence
+        self._reference = reference
+        self._greed = greed
+        self._coarse = coarse
+        self._halves = halves
         self._attempts = attempts
         self._archive = Archive(space)
-        self._paths: dict[tuple[str, float], tuple[Path, Path] | None] = {}
+        self._forget()
 
     def propose(self, history: Sequence[Observation], rng: random.Random) -> Proposal:
         """A start that is missing in the history, or where the tree leads."""
         first = self._start.propose(history)
         if first is not None:
             return first
-        visits = self._visits(history)
-        closed = self._closed(history)
+        self._learn(history)
+        descent = _Descent(self, _rewards(history), rng)
+        return self._archive.keep(propose_new(history, lambda _: descent.propose(), self._attempts))
 
-        def draw_again(_: int) -> Proposal:
-            path, proposal = self._descend(visits, closed, rng)
-            visits.append((path, 0.0))
-            return proposal
+    def _forget(self) -> None:
+        self._tree, self._moves = Tree(), Moves()
+        self._met: list[tuple[str, float]] = []
 
-        return self._archive.keep(propose_new(history, draw_again, self._attempts))
-
-    def _visits(self, history: Sequence[Observation]) -> list[Visit]:
-        """Every trial's path with its reward: its rank in [0, 1], 0 without a score."""
-        finished = sorted((o for o in history if o.finished), key=lambda o: o.fitness)
-        last = max(1, len(finished) - 1)
-        rewards: dict[tuple[int, float], float] = {}
-        for rank, observation in enumerate(finished):
-            rewards.setdefault(observation.fitness, rank / last)
-        visits = []
-        for observation in history:
-            known = self._known(observation)
-            if known is not None:
-                reward = rewards[observation.fitness] if observation.finished else 0.0
-                visits.append((known[0], reward))
-        return visits
-
-    def _closed(self, history: Sequence[Observation]) -> set[Path]:
-        """Every node of the tree below which all has been tried."""
-        tried: dict[Path, set[int]] = {}  # by node, which of its alternatives
-        closed: set[Path] = set()
-        for observation in history:
-            known = self._known(observation)
-            if known is None:
-                continue
-            node, widths = known
-            while node:
-                closed.add(node)
-                node, index = node[:-1], node[-1]
-                below = tried.setdefault(node, set())
-                below.add(index)
-                if len(below) < widths[len(node)]:
-                    break
-        return closed
-
-    def _known(self, observation: Observation) -> tuple[Path, Path] | None:
-        """A trial's decisions, and how many alternatives each of them had."""
-        key = (observation.text, observation.learning_rate)
-        if key not in self._paths:
-            derivation = self._archive.derivation(observation.text)
+    def _learn(self, history: Sequence[Observation]) -> None:
+        """Take over the trials that are new; all, if these are not those that it knows."""
+        trials = [(o.text, o.learning_rate) for o in history]
+        if trials[: len(self._met)] != self._met:
+            self._forget()
+        for number in range(len(self._met), len(trials)):
+            derivation = self._archive.derivation(history[number].text)
             if derivation is None:
-                self._paths[key] = None
-            else:
-                decisions = decided(self._space, derivation)
-                path = [place.index for place in decisions]
-                widths = [len(place.choice.alternatives) for place in decisions]
-                path.append(nearest_learning_rate(observation.learning_rate))
-                widths.append(len(LEARNING_RATES))
-                self._paths[key] = tuple(path), tuple(widths)
-        return self._paths[key]
+                continue
+            decided = list(places(self._space, derivation, coarse=self._coarse))
+            rate = nearest_learning_rate(history[number].learning_rate)
+            path = (*(place.index for place in decided), rate)
+            widths = (*(len(place.choice.alternatives) for place in decided), len(LEARNING_RATES))
+            self._tree.add(number, path, widths)
+            moves = [_move(place.choice, place.index) for place in decided]
+            self._moves.add(number, [*moves, (RATE, rate)])
+        self._met = trials
 
-    def _descend(
-        self, visits: list[Visit], closed: set[Path], rng: random.Random
-    ) -> tuple[Path, Proposal]:
-        decisions = self._space.decide()
-        path: Path = ()
+
+class _Descent:
+    """Ways down the tree of one history.
+
+    Args:
+        search: The search.
+        rewards: By trial.
+        rng: Source of chance.
+    """
+
+    def __init__(self, search: TreeSearch, rewards: Array, rng: random.Random) -> None:
+        self._search = search
+        self._rewards = rewards
+        self._rng = rng
+        self._mean = float(rewards.mean()) if len(rewards) else 0.0
+        self._repeated: dict[Path, int] = {}
+
+    def propose(self) -> Proposal:
+        """Go down once; where it led is less attractive from then on."""
+        search = self._search
+        decisions = search._space.decide(coarse=search._coarse)
+        self._node: Node | None = search._tree.root
+        self._path: Path = ()
+        self._refer(self._node)
         while (choice := decisions.current) is not None:
-            index, visits = self._choose(choice.probabilities, visits, closed, path, rng)
-            path = (*path, index)
-            decisions.choose(index)
+            moves = [_move(choice, i) for i in range(len(choice.alternatives))]
+            decisions.choose(self._choose(choice.probabilities, moves))
         even = (1 / len(LEARNING_RATES),) * len(LEARNING_RATES)
-        index, _ = self._choose(even, visits, closed, path, rng)
-        return (*path, index), Proposal(decisions.derivation, LEARNING_RATES[index], "tree")
+        rate = self._choose(even, [(RATE, i) for i in range(len(LEARNING_RATES))])
+        for end in range(len(self._path) + 1):
+            above = self._path[:end]
+            self._repeated[above] = self._repeated.get(above, 0) + 1
+        return Proposal(decisions.derivation, LEARNING_RATES[rate], "tree")
 
-    def _choose(
-        self,
-        priors: Sequence[float],
-        visits: list[Visit],
-        closed: set[Path],
-        path: Path,
-        rng: random.Random,
-    ) -> tuple[int, list[Visit]]:
-        """The next decision, and the visits of those that took it."""
-        if not visits:
-            return draw(priors, rng), visits
-        depth = len(path)
-        taken: dict[int, list[Visit]] = {}
-        for visit in visits:
-            taken.setdefault(visit[0][depth], []).append(visit)
-        sums = {index: sum([reward for _, reward in here]) for index, here in taken.items()}
-        mean = sum(sums.values()) / len(visits)
-        scale = self._exploration * math.sqrt(len(visits))
+    def _refer(self, node: Node) -> None:
+        """Take what moves are worth from the trials of a node."""
+        among = None
+        if node is not self._search._tree.root:
+            among = np.zeros(len(self._rewards), dtype=np.bool_)
+            among[node.trials] = True
+        self._times, self._sums = self._search._moves.count(self._rewards, among)
 
-        def bound(index: int) -> float:
-            times = len(taken.get(index, ()))
-            value = sums[index] / times if times else mean
-            return value + scale * priors[index] / (1 + times)
+    def _choose(self, priors: Sequence[float], moves: Sequence[Hashable]) -> int:
+        """The next decision; goes on to where it leads."""
+        keys = np.array([self._search._moves.key(move) for move in moves])
+        known = keys >= 0
+        times = np.zeros(len(moves))
+        sums = np.zeros(len(moves))
+        times[known] = self._times[keys[known]]
+        sums[known] = self._sums[keys[known]]
+        node = self._node
+        if node is None or not node.trials:
+            index = self._guess(priors, times, sums)
+            self._node = None
+        else:
+            index = self._bound(node, priors, times, sums)
+            self._node = None if node.children is None else node.children.get(index)
+            if self._node is not None and len(self._node.trials) >= self._search._reference:
+                self._refer(self._node)
+        self._path = (*self._path, index)
+        return index
 
-        indices = range(len(priors))
-        best = max([i for i in indices if (*path, i) not in closed] or indices, key=bound)
-        return best, taken.get(best, [])
+    def _guess(self, priors: Sequence[float], times: Array, sums: Array) -> int:
+        """A draw by the grammar's probabilities and by what moves have been worth."""
+        if self._search._greed == 0:
+            return draw(priors, self._rng)
+        worth = (sums + 2 * self._mean) / (times + 2) - self._mean
+        return draw(list(np.array(priors) * np.exp(self._search._greed * worth)), self._rng)
+
+    def _bound(self, node: Node, priors: Sequence[float], times: Array, sums: Array) -> int:
+        """The alternative with the largest bound."""
+        search = self._search
+        visits, rewards = np.zeros(len(priors)), np.zeros(len(priors))
+        opened = np.ones(len(priors), dtype=np.bool_)
+        first = None
+        if node.children is None:  # one trial came here: its next decision is in its path
+            first = search._tree.step(node, len(self._path))
+            visits[first] = 1.0
+            rewards[first] = self._rewards[node.trials[0]]
+        for index, child in (node.children or {}).items():
+            visits[index] = len(child.trials)
+            rewards[index] = float(self._rewards[child.trials].sum())
+            opened[index] = not child.closed
+        for index in range(len(priors)):
+            visits[index] += self._repeated.get((*self._path, index), 0)
+        if not opened.any():
+            opened[:] = True
+        mean = float(self._rewards[node.trials].mean())
+        group = np.flatnonzero(opened)
+        prior = np.array(priors)
+        while len(group) > 1:
+            sides = (
+                _halved(group, prior)
+                if search._halves
+                else [group[i : i + 1] for i in range(len(group))]
+            )
+            total = visits[group].sum()
+            bounds = []
+            for side in sides:
+                count = visits[side].sum()
+                value = rewards[side].sum() / count if count else mean
+                moves = times[side].sum()
+                if search._equivalence and moves:
+                    b = math.sqrt(search._equivalence / (3 * count + search._equivalence))
+                    shared = (sums[side].sum() + 2 * mean) / (moves + 2)
+                    value = (1 - b) * value + b * shared
+                scale = search._exploration * math.sqrt(max(1.0, total))
+                bounds.append(value + scale * prior[side].sum() / prior[group].sum() / (1 + count))
+            group = sides[int(np.argmax(bounds))]
+        return int(group[0])
+
+
+def _halved(group: np.ndarray, prior: Array) -> list[np.ndarray]:
+    """Two parts of alternatives, neighbours in the grammar, of about the same probability."""
+    share = np.cumsum(prior[group])
+    cut = int(np.searchsorted(share, share[-1] / 2)) + 1
+    cut = min(max(1, cut), len(group) - 1)
+    return [group[:cut], group[cut:]]
+
+
+def _move(choice: Choice, index: int) -> Hashable:
+    """What a decision has in common with others: its rule and what it became."""
+    return choice.rule, choice.alternatives[index]
+
+
+def _rewards(history: Sequence[Observation]) -> Array:
+    """By trial, its rank in [0, 1]; 0 without a score."""
+    finished = sorted({o.fitness for o in history if o.finished})
+    place = {fitness: i for i, fitness in enumerate(finished)}
+    last = max(1, len(finished) - 1)
+    return np.array([place[o.fitness] / last if o.finished else 0.0 for o in history])
