@@ -3,8 +3,8 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nas.compiler.build import build
 from nas.compiler.interface import Features, Inputs, Outputs, Pairs, Reconstruction, TokenLabels
