@@ -1,8 +1,16 @@
 """Named columns of one's own data, as arrays.
 
 `inputs` holds a sequence a row: tokens (integers from 0), reals, or text, read as its bytes.
-`targets` holds a class a row, or a class a position (-100 where it is not asked); without it the
-next token is asked. `split` says train, validation or test; without it a hash of the inputs does.
+`targets` holds a class a row (an integer from 0, or a name), a class a position (-100 where it is
+not asked), or real numbers, one or as many in every row; without it the next token is asked.
+Integers are classes: real numbers that happen to be whole have a point (`3.0`). `split` says train,
+validation or test; without it a hash of the inputs does.
+
+Real targets are told and counted in their own unit: the metric is the squared error, averaged over
+all numbers of all rows, and the trivial rule `mean` always says the mean of training. The model is
+trained on differences from each number's mean, in deviations of all of them (root mean square),
+so that no unit is too large or too small, and answers in the unit of the file, exported, too. Where
+several numbers of a row differ in scale, the largest count most: bring them to one yourself.
 """
 
 import hashlib
@@ -29,7 +37,8 @@ class Columns:
 
     Args:
         inputs: A sequence a row: text, or numbers `[n]` or `[n, channels]`.
-        targets: A class or a name a row, or integers `[n]`; None: the next token.
+        targets: A class or a name a row, integers `[n]`, or reals, one or several a row; None: the
+            next token.
         splits: `train`, `validation` or `test`; None: by a hash.
         lengths: Positions of each row, where rows are padded already.
     """
@@ -50,8 +59,8 @@ def encode(columns: Columns, *, text: bool = False, longest: int | None = None) 
 
     Returns:
         `inputs` `[N, L]` or `[N, L, channels]` with zeros behind the end, `lengths` `[N]`,
-        `targets` `[N]` or `[N, L]`, `split` `[N]`, `marks` `[N]` (hashes of the inputs), `text`
-        and, where classes have names, `names`.
+        `targets` `[N]` or `[N, L]`, or reals `[N, numbers]`, `split` `[N]`, `marks` `[N]` (hashes
+        of the inputs), `text`, `next` and, where classes have names, `names`.
 
     Raises:
         UsageError: A column is not as it should be; the message says which row.
@@ -84,7 +93,7 @@ def encode(columns: Columns, *, text: bool = False, longest: int | None = None) 
         rows = [row[:-1] for row in rows]
     else:
         targets, named = answers(columns.targets, whole)
-        if targets.ndim == 2:
+        if targets.ndim == 2 and targets.dtype.kind != "f":
             targets = targets[:, : max(map(len, rows))]
     arrays = {
         "inputs": padded(rows, 0),

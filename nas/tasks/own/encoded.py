@@ -1,18 +1,50 @@
 """The task of one's own data, from its encoded columns."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.compiler.interface import Features, Label, Outputs, TokenLabels, Tokens
+from nas.compiler.interface import Features, Label, Outputs, TokenLabels, Tokens, Values
 from nas.errors import UsageError
-from nas.tasks.base import IGNORED, SPLITS, Profile, Split, Splits, Task, bins, lookup, majority
-from nas.tasks.metrics import ACCURACY, BITS
+from nas.tasks.base import (
+    IGNORED,
+    SPLITS,
+    Profile,
+    Split,
+    Splits,
+    Task,
+    average,
+    bins,
+    lookup,
+    majority,
+)
+from nas.tasks.metrics import ACCURACY, BITS, SQUARED_ERROR, Metric
 
 _SMALL = {"train": 20_000, "validation": 2_000, "test": 2_000}
 _LARGEST_TABLE = 2**24
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked, and how answers are counted.
+
+    Args:
+        what: For people.
+        outputs: What comes out of a model.
+        metric: What is counted.
+        rules: Trivial rules.
+        note: What else must be said of it, with its separator.
+    """
+
+    what: str
+    outputs: Outputs
+    metric: Metric
+    rules: Mapping[str, Callable[[Splits], float]]
+    note: str = ""
 
 
 def make_task(
@@ -44,57 +76,86 @@ def make_task(
     small, ahead = profile == "small", bool(arrays["next"])
     splits, dropped = _splits(arrays, small)
     sizes = "/".join(str(len(splits[split])) for split in SPLITS)
-    inputs, targets, names = arrays["inputs"], arrays["targets"], arrays.get("names")
-    length = inputs.shape[1]
-    if reals := inputs.dtype.kind == "f":
+    inputs = arrays["inputs"]
+    if inputs.dtype.kind == "f":
         into: Tokens | Features = Features(inputs.shape[2])
     else:
-        seen = max(int(inputs.max()), int(targets.max()) if ahead else 0)
+        seen = max(int(inputs.max()), int(arrays["targets"].max()) if ahead else 0)
         into = Tokens(256 if arrays["text"] else seen + 1)
-    classes = into.vocabulary if ahead and isinstance(into, Tokens) else int(targets.max()) + 1
-    outputs: Outputs = Label(classes) if targets.ndim == 1 else TokenLabels(classes)
-    asked = "the next token" if ahead else f"{classes} classes"
-    per = "" if ahead else " a row" if targets.ndim == 1 else " a position"
-    kind = "real numbers" if reals else "bytes" if arrays["text"] else "tokens"
-    rules: dict[str, Callable[[Splits], float]] = {"majority": majority}
-    if ahead:
-        rules = {"token frequencies": _frequencies}
-    if targets.ndim == 1:
-        if (arrays["lengths"] != length).any():
-            rules["length"] = lookup(_length)
-        if isinstance(into, Tokens) and into.vocabulary * classes <= _LARGEST_TABLE:
-            rules["first token"] = lookup(lambda s: s.inputs[:, 0].astype(np.int64))
-
-    def decode(row: NDArray, target: NDArray) -> str:
-        if reals:
-            shown = np.array2string(row, precision=3, threshold=24)
-        elif arrays["text"]:
-            shown = bytes(int(t) for t in row if t).decode("utf-8", "replace")
-        else:
-            shown = " ".join(str(int(token)) for token in row)
-        if targets.ndim == 1:
-            return f"{shown}\n= {target if names is None else names[int(target)]}"
-        return f"{shown}\n= " + " ".join(str(int(t)) if t != IGNORED else "." for t in target)
-
+    asked = _asked(arrays, splits, into)
     return Task(
         name=name,
         profile=profile,
-        summary=f"one's own data: {asked}{per}",
+        summary=f"one's own data: {asked.what}",
         definition=(
-            f"{len(inputs)} rows of up to {length} {kind}; {sizes} examples"
+            f"{len(inputs)} rows of up to {inputs.shape[1]} {_kind(arrays)}; {sizes} examples"
             + f"; {dropped} left out of training that stand in another split, too" * bool(dropped)
+            + asked.note
         ),
-        length=length,
+        length=inputs.shape[1],
         causal=causal or ahead,
         inputs=into,
-        outputs=outputs,
+        outputs=asked.outputs,
         batch_size=batch,
         steps=steps or (600 if small else max(600, 20 * len(splits["train"]) // batch)),
         source=lambda: splits,
-        decode=decode,
-        rules=rules,
-        metric=BITS if ahead else ACCURACY,
+        decode=partial(_decode, _kind(arrays), arrays.get("names")),
+        rules=asked.rules,
+        metric=asked.metric,
     )
+
+
+def _asked(arrays: Mapping[str, NDArray], splits: Splits, into: Tokens | Features) -> _Asked:
+    targets = arrays["targets"]
+    if targets.dtype.kind == "f":
+        values = _values(splits["train"].targets)
+        count = "a real number" if values.numbers == 1 else f"{values.numbers} real numbers"
+        note = (
+            "; the error is in the targets' own unit, squared; the model is trained on them in "
+            f"deviations of {values.deviation:.4g} from their mean in training"
+        )
+        return _Asked(f"{count} a row", values, SQUARED_ERROR, {"mean": average}, note)
+    if arrays["next"]:
+        assert isinstance(into, Tokens)
+        frequencies = {"token frequencies": _frequencies}
+        return _Asked("the next token", TokenLabels(into.vocabulary), BITS, frequencies)
+    classes = int(targets.max()) + 1
+    rules: dict[str, Callable[[Splits], float]] = {"majority": majority}
+    if targets.ndim == 2:
+        return _Asked(f"{classes} classes a position", TokenLabels(classes), ACCURACY, rules)
+    if (arrays["lengths"] != arrays["inputs"].shape[1]).any():
+        rules["length"] = lookup(_length)
+    if isinstance(into, Tokens) and into.vocabulary * classes <= _LARGEST_TABLE:
+        rules["first token"] = lookup(lambda s: s.inputs[:, 0].astype(np.int64))
+    return _Asked(f"{classes} classes a row", Label(classes), ACCURACY, rules)
+
+
+def _values(targets: NDArray) -> Values:
+    """Reals with their mean, and the deviation of all of them, in the training split."""
+    known = targets.astype(np.float64)
+    # The mean of equal numbers may differ from them in its last digit.
+    variance = np.where(np.ptp(known, axis=0) > 0, known.var(axis=0), 0.0).mean()
+    return Values(known.shape[1], tuple(known.mean(axis=0).tolist()), float(variance) ** 0.5 or 1.0)
+
+
+def _kind(arrays: Mapping[str, NDArray]) -> str:
+    if arrays["inputs"].dtype.kind == "f":
+        return "real numbers"
+    return "bytes" if arrays["text"] else "tokens"
+
+
+def _decode(kind: str, names: NDArray | None, row: NDArray, target: NDArray) -> str:
+    if kind == "real numbers":
+        shown = np.array2string(row, precision=3, threshold=24)
+    elif kind == "bytes":
+        shown = bytes(int(t) for t in row if t).decode("utf-8", "replace")
+    else:
+        shown = " ".join(str(int(token)) for token in row)
+    if target.dtype.kind == "f":
+        return f"{shown}\n= " + " ".join(f"{number:.6g}" for number in target)
+    if target.ndim == 0:
+        return f"{shown}\n= {target if names is None else names[int(target)]}"
+    return f"{shown}\n= " + " ".join(str(int(t)) if t != IGNORED else "." for t in target)
 
 
 def _splits(arrays: Mapping[str, NDArray], small: bool) -> tuple[Splits, int]:

@@ -171,7 +171,7 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
         ("inputs,targets\n1 2,0\n,1\n", "row 2: no inputs"),
         ("inputs,targets\n0.5 2,0\n,1\n", "row 2: no inputs"),
         ("inputs,targets\nab,0\n,1\n", "row 2: no inputs"),
-        ("inputs,targets\n1 2,0.5\n3 4,1.5\n", "`targets` are real numbers"),
+        ("inputs,targets\n1 2,0.5\n3 4,nan\n", "row 2: a target is missing or infinite"),
         ("inputs,targets\n1 2,0,3\n", "line 2: 3 cells under 2 names"),
         ("inputs,targets\n1 2,0\n1 -2,1\n", r"row 2: tokens are integers from 0"),
         ("inputs,targets\n1 2,0\n1 999999999,1\n", r"row 2: tokens are integers from 0"),
