@@ -121,6 +121,8 @@ class Values:
             raise ValueError(f"{len(self.mean)} means of {self.numbers} numbers")
         if not self.deviation > 0:
             raise ValueError(f"deviation must be positive, not {self.deviation}")
+        if self.deviation != 1 and not self.mean:
+            raise ValueError("a deviation is one from means, and there are none")
 
     @property
     def size(self) -> int:

@@ -150,6 +150,16 @@ def test_parquet(tmp_path):
     table = arrow.table({"inputs": [[0.5, float(i)] for i in range(99)], "targets": ["a"] * 99})
     parquet.write_table(table, tmp_path / "r.parquet")
     assert one("r.parquet", data=tmp_path).inputs == Features(1)
+    sums_ = [[0.5 * sum(row), -1.0] for row in data]
+    parquet.write_table(arrow.table({"inputs": data, "targets": sums_}), tmp_path / "v.parquet")
+    task = one("v.parquet", data=tmp_path)
+    assert task.outputs.numbers == 2
+    for _, row, target in examples(task):
+        assert target.tolist() == [0.5 * row.sum(), -1.0]
+    missing = arrow.table({"inputs": data, "targets": [None, *(0.5 for _ in data[1:])]})
+    parquet.write_table(missing, tmp_path / "m.parquet")
+    with pytest.raises(UsageError, match=r"row 1: `targets` are .*, not 'None'"):
+        one("m.parquet", data=tmp_path)
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing PAR1")
     with pytest.raises(UsageError, match="cannot be read as Parquet"):
         one("bad.parquet", data=tmp_path)
