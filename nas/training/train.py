@@ -195,7 +195,8 @@ def _step(
     with autocast(device):
         outputs = model(inputs, mask)
         if isinstance(model.outputs, Values):
-            loss = F.mse_loss(outputs.float(), targets)
+            deviation = model.outputs.deviation
+            loss = F.mse_loss(outputs.float() / deviation, targets / deviation)
         else:
             logits = outputs.flatten(0, -2).float()
             loss = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED)
