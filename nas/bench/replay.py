@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 
 from nas.bench.objectives import parts
@@ -13,6 +13,7 @@ from nas.grammar.canonical import canonical_hash
 from nas.grammar.derivation import Derivation
 from nas.grammar.space import Space
 from nas.search.base import DEFAULT_LEARNING_RATE, Observation, Strategy, random_stream
+from nas.search.strategy import make_strategy
 
 
 class PoolSpace(Space):
@@ -144,3 +145,28 @@ def _test(table: SearchTable, hash_: str, task: str, seed: int) -> float:
             t.test for t in table.trainings.values() if t.task == task and t.test is not None
         )
     return training.test
+
+
+def replay(
+    table: SearchTable,
+    space: Space,
+    strategies: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    trials: int,
+) -> Iterator[Run]:
+    """Every strategy on every task of a table, from every seed.
+
+    Args:
+        table: The table, finished.
+        space: Its space, see `nas.bench.table.space_of`.
+        strategies: Names.
+        seeds: Of the strategies.
+        trials: Of each run.
+    """
+    tasks = sorted({task for _, task, _ in table.trainings})
+    for task in tasks:
+        of = Replay(table, space, task)
+        for strategy in strategies:
+            for seed in seeds:
+                yield of.run(make_strategy(strategy, of.space), strategy, trials=trials, seed=seed)

@@ -42,6 +42,7 @@ class Run:
         seed: Of the plant, the noise and the strategy.
         best: After each trial, the exact score of the trial that was observed to be best so far.
         seconds: Of the processor, for all proposals.
+        trained: After each trial, the seconds of training so far, where it was replayed; else ().
     """
 
     strategy: str
@@ -50,6 +51,7 @@ class Run:
     seed: int
     best: tuple[float, ...]
     seconds: float
+    trained: tuple[float, ...] = ()
 
     def trials_to(self, score: float) -> int | None:
         """Trials until the best is at least as good; None: never."""

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from nas.cli.options import Data, Json, ProfileOption, Seed
-from nas.report.output import print_line, tables
+from nas.report.output import messages, print_line, tables
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -102,6 +102,73 @@ def tasks(
     for row in rows:
         table.add_row(*(f"{v:,}" if isinstance(v, int | float) else v for v in row.values()))
     tables.print(table)
+
+
+@app.command()
+def search(
+    strategies: Annotated[
+        list[str] | None, typer.Argument(help="Strategies beside random search; default: all.")
+    ] = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option("--objective", help="planted or distant; may be repeated. Default: both."),
+    ] = None,
+    noise: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--noise",
+            help="Deviation of the noise, in those of scores of samples. Default: 0, 0.5 and 2.",
+            min=0,
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", help="How many; default: 8.", min=1)
+    ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Plants that nothing was tuned on.")
+    ] = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay", help="A folder of `nas bench table`: search its trained architectures."
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option("--trials", min=1)] = 200,
+    workers: Annotated[int, typer.Option("--workers", help="Runs at a time.", min=1)] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Also write dated .md, .json and .png files into this folder."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Strategies side by side, on exact objectives or on a table of trained architectures."""
+    from nas.bench.comparison import measure, write
+    from nas.bench.report import bands_table
+
+    runs = measure(
+        strategies or (),
+        objectives=objective or (),
+        noise=noise or (),
+        seeds=seeds,
+        held_out=held_out,
+        table=replay,
+        trials=trials,
+        workers=workers,
+        tell=lambda run: messages.print(
+            f"{run.objective} noise {run.noise:g} {run.strategy} seed {run.seed}: "
+            f"{run.best[-1]:.3f}, {1000 * run.seconds / len(run.best):.1f} ms a proposal"
+        ),
+    )
+    for row in bands_table(runs):
+        if json:
+            print_line(row)
+    if not json:
+        table_ = Table(*bands_table(runs)[0], box=None)
+        for row in bands_table(runs):
+            table_.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+        tables.print(table_)
+    if out is not None:
+        write(runs, out, replay)
 
 
 @app.command()

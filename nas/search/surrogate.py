@@ -47,7 +47,7 @@ class Surrogate:
         return float(self._targets.max())
 
     def predict(self, vectors: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation `[M]` of the scores, on the surrogate's scale, noise left out.
+        """Mean and deviation `[M]` of the scores, on the surrogate's scale, noise left out.
 
         Args:
             vectors: `[M, F]`.
