@@ -1,6 +1,7 @@
 """The decisions of a derivation in another order: what it is made of first, parameters last."""
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from nas.grammar.choices import Point
 from nas.grammar.decisions import Choice
@@ -16,22 +17,17 @@ class _Open:
     Args:
         point: The point.
         path: Where the node stands that its own place is relative to.
-        place: Its place among all points, in the order in which they were opened.
+        order: What is decided first: what has parts before what has none, the outer before the
+            inner, the one that was opened before.
         chosen: The index that was taken; -1: none yet.
         below: The points that followed, in the order of the routes.
     """
 
     point: Point
     path: tuple[int, ...]
-    place: int
+    order: tuple[bool, int, int]
     chosen: int = -1
     below: "list[_Open]" = field(default_factory=list)
-
-    @property
-    def order(self) -> tuple[bool, int, int]:
-        """What is decided first: what has parts before what has none, the outer before the inner."""
-        structure = any(alternative.references for alternative in self.point.alternatives)
-        return (not structure, len(self.path), self.place)
 
 
 class CoarseDecisions:
@@ -47,9 +43,9 @@ class CoarseDecisions:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._slack = network.slack
-        self._root = _Open(network.start, (), 0)
+        self._count = 0
+        self._root = self._opened(network.start, ())
         self._open = [self._root]
-        self._count = 1
         self._legal: tuple[int, ...] = ()
         self._current: Choice | None = None
         self._advance()
@@ -75,15 +71,19 @@ class CoarseDecisions:
         self._take(self._next(), self._legal[index])
         self._advance()
 
+    def _opened(self, point: Point, path: tuple[int, ...]) -> _Open:
+        parts = any(alternative.references for alternative in point.alternatives)
+        self._count += 1
+        return _Open(point, path, (not parts, len(path), self._count))
+
     def _next(self) -> _Open:
-        return min(self._open, key=lambda each: each.order)
+        return min(self._open, key=attrgetter("order"))
 
     def _take(self, each: _Open, index: int) -> None:
         self._open.remove(each)
         each.chosen = index
         for route, point in self._network.link(each.point, index).routes:
-            below = _Open(point, (*each.path, *route), self._count)
-            self._count += 1
+            below = self._opened(point, (*each.path, *route))
             each.below.append(below)
             self._open.append(below)
         self._slack = spend(self._slack, each.point.deltas[index])
@@ -91,8 +91,8 @@ class CoarseDecisions:
     def _advance(self) -> None:
         while self._open:
             # What is no choice is taken at once: a choice may hide behind it.
-            fixed = [each for each in self._open if len(each.point.alternatives) == 1]
-            each = fixed[0] if fixed else self._next()
+            fixed = (each for each in self._open if len(each.point.alternatives) == 1)
+            each = next(fixed, None) or self._next()
             self._legal = each.point.affordable(self._slack)
             if len(self._legal) > 1:
                 self._current = self._choice(each)

@@ -24,8 +24,8 @@ def markdown(runs: Sequence[Run], about: Mapping[str, Any], heading: str) -> str
         "",
         *(f"- {key}: {value}" for key, value in about.items()),
         "",
-        "Best: the exact score of the trial that was observed to be best, after the last trial: mean",
-        "over seeds and its 95% interval (Student). Gain: over random search from the same seed.",
+        "Best: the exact score of the trial that was observed to be best, after the last trial:",
+        "mean over seeds and its 95% interval (Student). Gain: over random search, seed by seed.",
         "Trials to random's: median of the trials until what random search has after all of its.",
         "",
         "| objective | noise | strategy | best | gain over random | trials to random's "
