@@ -22,8 +22,8 @@ from nas.search.base import (
     nearest_learning_rate,
     propose_new,
 )
-from nas.search.evolution import step_learning_rate
 from nas.search.features import HASHED, Features
+from nas.search.operators import step_learning_rate
 from nas.search.surrogate import MOST, Surrogate, expected_improvement
 
 COST_SCALE = 0.25

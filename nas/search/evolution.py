@@ -1,30 +1,24 @@
 """Regularised evolution: the oldest die, the best of a few parents has a child."""
 
 import random
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 
 from nas.grammar.crossover import crossover
 from nas.grammar.derivation import Derivation
 from nas.grammar.mutation import mutate
 from nas.grammar.space import Space
-from nas.search.base import (
-    LEARNING_RATES,
-    Archive,
-    Observation,
-    Proposal,
-    Start,
-    nearest_learning_rate,
-    propose_new,
-)
+from nas.search.base import LEARNING_RATES, Archive, Observation, Proposal, Start, propose_new
+from nas.search.operators import CROSSOVER, RATE, TWICE, probabilities, step_learning_rate
 
 
 class RegularizedEvolution:
     """Aging evolution over derivations.
 
-    The population is the last `population` trials that finished with a score; a parent is the
-    fittest of `tournament` of them drawn at random. The learning rate is part of the genome: it is
-    inherited, and moved by one step of the grid as one of the mutations.
+    The population is the last `population` trials that finished with a score, and the `elite` best
+    of all; a parent is the fittest of `tournament` of them drawn at random. How a child is made
+    adapts to what has paid off (see `nas.search.operators`). The learning rate is part of the
+    genome. When `patience` trials have brought nothing better, evolution begins anew from fresh
+    founders: what was found before stays in the study, but has no more children.
 
     Real et al., "Regularized Evolution for Image Classifier Architecture Search", 2019.
 
@@ -34,8 +28,9 @@ class RegularizedEvolution:
         founders: Random samples fill up the founders to this number of trials.
         population: Number of trials alive.
         tournament: Number of them drawn to choose a parent from.
-        crossover_rate: Probability that a child has two parents.
-        learning_rate_rate: Probability that a child is its parent at another learning rate.
+        elite: Trials that stay alive though they are old.
+        patience: See above; 0: evolution never begins anew.
+        adaptive: Whether operators adapt.
         attempts: Children drawn until one is new.
     """
 
@@ -46,8 +41,9 @@ class RegularizedEvolution:
         founders: int = 10,
         population: int = 30,
         tournament: int = 8,
-        crossover_rate: float = 0.2,
-        learning_rate_rate: float = 0.1,
+        elite: int = 3,
+        patience: int = 100,
+        adaptive: bool = True,
         attempts: int = 20,
     ) -> None:
         self._space = space
@@ -56,8 +52,9 @@ class RegularizedEvolution:
         self._founders = founders
         self._population = population
         self._tournament = tournament
-        self._crossover_rate = crossover_rate
-        self._learning_rate_rate = learning_rate_rate
+        self._elite = elite
+        self._patience = patience
+        self._adaptive = adaptive
         self._attempts = attempts
 
     def propose(self, history: Sequence[Observation], rng: random.Random) -> Proposal:
@@ -65,34 +62,52 @@ class RegularizedEvolution:
         first = self._start.propose(history)
         if first is not None:
             return first
-        finished = (o for o in reversed(history) if o.finished and self._archive.derivation(o.text))
-        alive = list(islice(finished, self._population))
-        founding = len(history) < self._founders or not alive
+        began = began_anew(history, self._patience)
+        alive = self._alive(history, began)
+        founding = len(history) < began + self._founders or not alive
+        rates = probabilities(history if self._adaptive else ())
         proposal = propose_new(
             history,
-            lambda _: self._sample(rng) if founding else self._child(alive, rng),
+            lambda _: self._sample(rng) if founding else self._child(alive, rates, rng),
             self._attempts,
         )
         return self._archive.keep(proposal)
 
+    def _alive(self, history: Sequence[Observation], began: int) -> list[Observation]:
+        """Those that can have children."""
+        finished = [
+            o
+            for o in history[began:]
+            if o.finished and self._archive.derivation(o.text) is not None
+        ]
+        elite = sorted(finished, key=lambda o: (o.fitness, o.number), reverse=True)[: self._elite]
+        chosen = {o.number: o for o in (*elite, *finished[-self._population :])}
+        return [chosen[number] for number in sorted(chosen)]
+
     def _sample(self, rng: random.Random) -> Proposal:
         return Proposal(self._space.sample(rng), rng.choice(LEARNING_RATES), "random")
 
-    def _child(self, alive: Sequence[Observation], rng: random.Random) -> Proposal:
+    def _child(
+        self, alive: Sequence[Observation], rates: Mapping[str, float], rng: random.Random
+    ) -> Proposal:
         parent = self._parent(alive, rng)
         derivation = self._derivation(parent)
-        kind = rng.random()
-        if kind < self._learning_rate_rate:
-            moved = step_learning_rate(parent.learning_rate, rng)
-            return Proposal(derivation, moved, "learning rate", (parent.number,))
-        if kind < self._learning_rate_rate + self._crossover_rate:
+        (kind,) = rng.choices(list(rates), list(rates.values()))
+        rate = parent.learning_rate
+        if kind == RATE:
+            moved = step_learning_rate(rate, rng)
+            return Proposal(derivation, moved, RATE, (parent.number,))
+        if kind == CROSSOVER:
             other = self._parent(alive, rng)
             if other.hash != parent.hash:
                 child = crossover(self._space, derivation, self._derivation(other), rng)
-                parents = (parent.number, other.number)
-                return Proposal(child, parent.learning_rate, "crossover", parents)
-        child = mutate(self._space, derivation, rng)
-        return Proposal(child, parent.learning_rate, "mutation", (parent.number,))
+                return Proposal(child, rate, CROSSOVER, (parent.number, other.number))
+            kind = TWICE
+        if kind == TWICE:
+            child = mutate(self._space, mutate(self._space, derivation, rng), rng)
+        else:
+            child = mutate(self._space, derivation, rng, kind)
+        return Proposal(child, rate, kind, (parent.number,))
 
     def _parent(self, alive: Sequence[Observation], rng: random.Random) -> Observation:
         drawn = rng.sample(alive, min(self._tournament, len(alive)))
@@ -104,8 +119,19 @@ class RegularizedEvolution:
         return derivation
 
 
-def step_learning_rate(learning_rate: float, rng: random.Random) -> float:
-    """A neighbour on the grid."""
-    here = nearest_learning_rate(learning_rate)
-    neighbours = [i for i in (here - 1, here + 1) if 0 <= i < len(LEARNING_RATES)]
-    return LEARNING_RATES[rng.choice(neighbours)]
+def began_anew(history: Sequence[Observation], patience: int) -> int:
+    """The trial with which the present evolution began.
+
+    Args:
+        history: Trials so far.
+        patience: After as many trials without a better one it begins anew; 0: never.
+    """
+    began = last = 0
+    best = None
+    for observation in history if patience else ():
+        if observation.number >= last + patience:
+            began = last = observation.number
+            best = None
+        if observation.finished and (best is None or observation.fitness > best):
+            best, last = observation.fitness, observation.number
+    return began
