@@ -1,6 +1,8 @@
 """Fill the splits of a generated task, so that no example stands in two of them."""
 
+import logging
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,8 +19,12 @@ PATIENCE = 20
 
 CHUNK = 4096
 """Examples that are made at once."""
-_NUMBERS = 2**22
+_NUMBERS = 2**20
 """Numbers that are hashed at once."""
+_SILENCE = 60.0
+"""Seconds after which it is said how far the making has come."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,11 +87,26 @@ def generated(
 
     def make() -> Arrays:
         key = stream(name, repr(definition))
-        return flatten(_fill(key, sizes, generators, repeats, chunk))
+        told = _progress(name, sum(sizes))
+        return flatten(_fill(key, sizes, generators, repeats, chunk, told))
 
-    told = (name, definition, sizes, "repeats") if repeats else (name, definition, sizes)
-    arrays = cached(name.replace("/", "-"), told, make)
+    known = (name, definition, sizes, "repeats") if repeats else (name, definition, sizes)
+    arrays = cached(name.replace("/", "-"), known, make)
     return unflatten(arrays)
+
+
+def _progress(name: str, total: int) -> Callable[[int], None]:
+    """What is to be called with the number of examples made, and says their sum now and then."""
+    made, last = 0, time.monotonic()
+
+    def told(count: int) -> None:
+        nonlocal made, last
+        made += count
+        if time.monotonic() - last > _SILENCE:
+            last = time.monotonic()
+            _log.warning("%s: %s of %s examples are made", name, f"{made:,}", f"{total:,}")
+
+    return told
 
 
 def _fill(
@@ -94,6 +115,7 @@ def _fill(
     generators: tuple[Generator, Generator, Generator],
     repeats: bool,
     chunk: int,
+    told: Callable[[int], None],
 ) -> Splits:
     """Every split's examples, with those that occurred before drawn again."""
     splits: dict[SplitName, Split] = {}
@@ -105,7 +127,7 @@ def _fill(
         rows = np.arange(count)
         fewest, since = count + 1, 0
         while len(rows):
-            _examples(keys, attempts, rows, split, generator, chunk)
+            _examples(keys, attempts, rows, split, generator, chunk, told)
             rows = _repeated(seen, split["identity"], repeats)
             fewest, since = (len(rows), 0) if len(rows) < fewest else (fewest, since + 1)
             if since == PATIENCE:
@@ -127,6 +149,7 @@ def _examples(
     split: dict[str, NDArray],
     generator: Generator,
     size: int,
+    told: Callable[[int], None],
 ) -> None:
     """Set the given rows of a split to the next kept attempt of each; `attempts` counts on."""
     while len(rows):
@@ -140,11 +163,12 @@ def _examples(
                 for name in ("inputs", "targets", "lengths", "accepted", "identity")
                 if (values := getattr(draw, name)) is not None
             }
-            # Now, not over the whole split: that may be gigabytes.
+            # Hashed chunk by chunk: the whole split may be gigabytes.
             if "identity" not in found:
                 found["identity"] = fingerprints(found["inputs"])
             for name, values in found.items():
                 _set(split, name, len(keys), chunk[draw.kept], values)
+            told(int(draw.kept.sum()))
             rejected.append(chunk[~draw.kept])
         rows = np.concatenate(rejected)
 

@@ -87,23 +87,20 @@ def _zone(drawing: Drawing, width: int) -> NDArray[np.int64]:
 
     Returns:
         `[cell, cell, DIRECTIONS, K]`: how many cells behind that of its start, in rows of that
-        width; shorter lists are filled up with their first cell.
+        width; where there are fewer, some more than once.
     """
     cell = drawing.cell
     reach = math.ceil((drawing.dash + drawing.clearance) * SUBPIXELS / cell)
     side = np.arange(-reach, reach + 1)
     cells = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
-    numbers = cells @ [width, 1]
+    centres = cells * cell + (cell - 1) / 2
     limit = (drawing.clearance * SUBPIXELS) ** 2
     zones = [
-        numbers[distance_squared(cells * cell + (cell - 1) / 2 - np.array([y, x]), end) < limit]
-        for y in range(cell)
-        for x in range(cell)
+        cells[distance_squared(centres - place, end) < limit] @ [width, 1]
+        for place in np.ndindex(cell, cell)
         for end in offsets(drawing.dash)
     ]
-    longest = max(len(zone) for zone in zones)
-    filled = [np.concatenate([zone, np.repeat(zone[:1], longest - len(zone))]) for zone in zones]
-    return np.array(filled).reshape(cell, cell, DIRECTIONS, longest)
+    return _table(zones, cell)
 
 
 @cache
@@ -111,9 +108,20 @@ def _course(drawing: Drawing, width: int) -> NDArray[np.int64]:
     """Cells that a dash goes through, as `_zone` has those around it."""
     cell = drawing.cell
     checks = math.ceil(drawing.dash * 2)
-    points = np.stack([offsets(drawing.dash * i / checks) for i in range(checks + 1)], axis=1)
-    inside = np.stack(np.meshgrid(np.arange(cell), np.arange(cell), indexing="ij"), axis=-1)
-    return (inside[:, :, None, None] + points) // cell @ np.array([width, 1])
+    ways = np.stack([offsets(drawing.dash * i / checks) for i in range(checks + 1)], axis=1)
+    courses = [
+        np.unique((way + place) // cell @ [width, 1])
+        for place in np.ndindex(cell, cell)
+        for way in ways
+    ]
+    return _table(courses, cell)
+
+
+def _table(cells: list[NDArray[np.int64]], cell: int) -> NDArray[np.int64]:
+    """Lists of cells as an array `[cell, cell, DIRECTIONS, K]`, their first filling up the rest."""
+    longest = max(map(len, cells))
+    filled = [np.concatenate([some, np.repeat(some[:1], longest - len(some))]) for some in cells]
+    return np.array(filled).reshape(cell, cell, DIRECTIONS, longest)
 
 
 def distance_squared(points: NDArray, end: NDArray[np.int64]) -> NDArray[np.float64]:
