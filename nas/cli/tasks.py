@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = 3
 _MOST = 1200  # characters of an example that are shown
+_SCREEN = (80, 36)  # columns and lines: a picture that is no larger is shown whole
 
 
 def tasks(
@@ -88,7 +89,9 @@ def tasks(
 
 
 def _shortened(example: str) -> str:
-    if len(example) <= _MOST:
+    lines = example.splitlines()
+    picture = max(map(len, lines), default=0) <= _SCREEN[0] and len(lines) <= _SCREEN[1]
+    if len(example) <= _MOST or picture:
         return example
     return (
         f"{example[: _MOST // 2]} ... {example[-_MOST // 2 :]}\n({len(example)} characters in all)"

@@ -1,5 +1,8 @@
 """Fill the splits of a generated task, so that no example stands in two of them."""
 
+import logging
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +17,14 @@ from nas.tasks.random_streams import Keys, derive, mix, stream
 PATIENCE = 20
 """Attempts without one more new example, after which there are taken to be no more."""
 
-_CHUNK = 4096
+CHUNK = 4096
+"""Examples that are made at once."""
+_NUMBERS = 2**20
+"""Numbers that are hashed at once."""
+_SILENCE = 60.0
+"""Seconds after which it is said how far the making has come."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ def generated(
     *,
     repeats: bool = False,
     held_out: Generator | None = None,
+    chunk: int = CHUNK,
 ) -> Splits:
     """The splits of a generated task, from the cache or made now.
 
@@ -66,6 +77,8 @@ def generated(
             ones would change how often each length occurs.
         held_out: Makes the validation and test examples, for definitions in which these are drawn
             or asked otherwise than the training examples.
+        chunk: Examples that are made at once: fewer where one takes much memory. The examples do
+            not depend on it.
 
     Raises:
         NasError: When the data is made: there are not so many different examples.
@@ -73,18 +86,36 @@ def generated(
     generators = (generator, held_out or generator, held_out or generator)
 
     def make() -> Arrays:
-        return flatten(_fill(stream(name, repr(definition)), sizes, generators, repeats))
+        key = stream(name, repr(definition))
+        told = _progress(name, sum(sizes))
+        return flatten(_fill(key, sizes, generators, repeats, chunk, told))
 
-    told = (name, definition, sizes, "repeats") if repeats else (name, definition, sizes)
-    arrays = cached(name.replace("/", "-"), told, make)
+    known = (name, definition, sizes, "repeats") if repeats else (name, definition, sizes)
+    arrays = cached(name.replace("/", "-"), known, make)
     return unflatten(arrays)
+
+
+def _progress(name: str, total: int) -> Callable[[int], None]:
+    """What is to be called with the number of examples made, and says their sum now and then."""
+    made, last = 0, time.monotonic()
+
+    def told(count: int) -> None:
+        nonlocal made, last
+        made += count
+        if time.monotonic() - last > _SILENCE:
+            last = time.monotonic()
+            _log.warning("%s: %s of %s examples are made", name, f"{made:,}", f"{total:,}")
+
+    return told
 
 
 def _fill(
     key: np.uint64,
     sizes: tuple[int, int, int],
     generators: tuple[Generator, Generator, Generator],
-    repeats: bool = False,
+    repeats: bool,
+    chunk: int,
+    told: Callable[[int], None],
 ) -> Splits:
     """Every split's examples, with those that occurred before drawn again."""
     splits: dict[SplitName, Split] = {}
@@ -96,15 +127,15 @@ def _fill(
         rows = np.arange(count)
         fewest, since = count + 1, 0
         while len(rows):
-            _examples(keys, attempts, rows, split, generator)
-            rows = _repeated(seen, _identity(split), repeats)
+            _examples(keys, attempts, rows, split, generator, chunk, told)
+            rows = _repeated(seen, split["identity"], repeats)
             fewest, since = (len(rows), 0) if len(rows) < fewest else (fewest, since + 1)
             if since == PATIENCE:
                 raise NasError(
                     f"there are no {sum(sizes)} different examples of this task "
                     f"({len(rows)} are missing in {name}): make them longer, or of more symbols"
                 )
-        seen = np.concatenate([seen, _identity(split)])
+        seen = np.concatenate([seen, split["identity"]])
         splits[name] = Split(
             split["inputs"], split["targets"], split.get("lengths"), split.get("accepted")
         )
@@ -117,51 +148,52 @@ def _examples(
     rows: NDArray[np.int64],
     split: dict[str, NDArray],
     generator: Generator,
+    size: int,
+    told: Callable[[int], None],
 ) -> None:
     """Set the given rows of a split to the next kept attempt of each; `attempts` counts on."""
     while len(rows):
         rejected = []
-        for start in range(0, len(rows), _CHUNK):
-            chunk = rows[start : start + _CHUNK]
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
             draw = generator(derive(keys[chunk], attempts[chunk]))
             attempts[chunk] += 1
-            _set(split, "inputs", len(keys), chunk, draw.inputs, draw.kept)
-            _set(split, "targets", len(keys), chunk, draw.targets, draw.kept)
-            for name in ("lengths", "accepted", "identity"):
-                if (more := getattr(draw, name)) is not None:
-                    _set(split, name, len(keys), chunk, more, draw.kept)
+            found = {
+                name: values[draw.kept]
+                for name in ("inputs", "targets", "lengths", "accepted", "identity")
+                if (values := getattr(draw, name)) is not None
+            }
+            # Hashed chunk by chunk: the whole split may be gigabytes.
+            if "identity" not in found:
+                found["identity"] = fingerprints(found["inputs"])
+            for name, values in found.items():
+                _set(split, name, len(keys), chunk[draw.kept], values)
+            told(int(draw.kept.sum()))
             rejected.append(chunk[~draw.kept])
         rows = np.concatenate(rejected)
 
 
 def _set(
-    split: dict[str, NDArray],
-    name: str,
-    count: int,
-    rows: NDArray[np.int64],
-    values: NDArray,
-    kept: NDArray[np.bool_],
+    split: dict[str, NDArray], name: str, count: int, rows: NDArray[np.int64], values: NDArray
 ) -> None:
     if name not in split:
         split[name] = np.zeros((count, *values.shape[1:]), dtype=values.dtype)
-    split[name][rows[kept]] = values[kept]
+    split[name][rows] = values
 
 
 def fingerprints(inputs: NDArray) -> Keys:
     """A 64-bit hash of every row of numbers; equal rows have equal ones."""
     if np.issubdtype(inputs.dtype, np.floating):
         inputs = np.ascontiguousarray(inputs.astype(np.float32)).view(np.uint32)
-    inputs = inputs.reshape(len(inputs), -1)
+    width = math.prod(inputs.shape[1:])
+    inputs = inputs.reshape(len(inputs), width)
     result = np.zeros(len(inputs), dtype=np.uint64)
-    for start in range(0, len(inputs), _CHUNK):
-        rows = inputs[start : start + _CHUNK].astype(np.uint64)
-        words = derive(stream("fingerprint"), np.arange(rows.shape[1]))
-        result[start : start + _CHUNK] = mix(rows + words).sum(axis=1, dtype=np.uint64)
+    words = derive(stream("fingerprint"), np.arange(width))
+    size = max(1, _NUMBERS // max(1, width))
+    for start in range(0, len(inputs), size):
+        rows = inputs[start : start + size].astype(np.uint64)
+        result[start : start + size] = mix(rows + words).sum(axis=1, dtype=np.uint64)
     return result
-
-
-def _identity(split: dict[str, NDArray]) -> Keys:
-    return split["identity"] if "identity" in split else fingerprints(split["inputs"])
 
 
 def _repeated(seen: Keys, new: Keys, repeats: bool) -> NDArray[np.int64]:

@@ -54,7 +54,23 @@ def test_a_description_as_json(nas):
     assert set(row["baselines"]) == {"majority", "root operator"}
 
 
-@pytest.mark.parametrize("name", ["lra/listop", "lra/text"])
+def test_a_picture_that_fits_a_screen_is_shown_whole_and_a_long_text_is_not(nas, tmp_path):
+    """As large as Path-X's pictures are shown, and as long on one line."""
+    code = (ROOT / "search_spaces/examples/reverse.py").read_text()
+    examples = {"picture": '"\\n".join("#" * 64 for _ in range(32))', "text": '"#" * 2048'}
+    for name, shown in examples.items():
+        (tmp_path / f"{name}.py").write_text(
+            f"from dataclasses import replace\n{code}\n"
+            "def shown(profile: Profile) -> Task:\n"
+            f"    return replace(make(profile), decode=lambda inputs, targets: {shown})\n"
+        )
+    whole = nas(f"{tmp_path}/picture.py:shown", "--profile", "small")
+    assert whole.stdout.splitlines().count("#" * 64) == 3 * 32, whole.stderr
+    cut = nas(f"{tmp_path}/text.py:shown", "--profile", "small")
+    assert cut.stdout.count("(2048 characters in all)") == 3
+
+
+@pytest.mark.parametrize("name", ["lra/listop", "lra/text", "lra/pathx[dashes=1]"])
 def test_errors_are_one_line(nas, name):
     run = nas(name, "--profile", "small")
     assert run.returncode == 2

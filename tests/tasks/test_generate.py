@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 
 from nas.tasks import generate
@@ -50,10 +52,48 @@ def test_held_out_examples_can_be_drawn_otherwise(fresh_cache):
 
 def test_examples_do_not_depend_on_how_many_are_drawn_together(fresh_cache, monkeypatch):
     whole = generated("toy", 1, (100, 50, 40), few)
-    monkeypatch.setattr(generate, "_CHUNK", 7)
     monkeypatch.setenv("NAS_CACHE", str(fresh_cache / "other"))
-    parts = generated("toy", 1, (100, 50, 40), few)
+    parts = generated("toy", 1, (100, 50, 40), few, chunk=7)
     assert rows(whole) == rows(parts)
+
+
+def test_making_and_reading_need_little_more_memory_than_the_data(fresh_cache):
+    def wide(keys) -> Draw:
+        inputs = np.zeros((len(keys), 16_384), dtype=np.uint8)
+        inputs[:, :8] = keys[:, None].view(np.uint8)
+        return Draw(inputs, np.zeros(len(keys), dtype=np.uint8), np.ones(len(keys), np.bool_))
+
+    sizes = (2000, 500, 500)
+    for _ in range(2):
+        tracemalloc.start()
+        try:
+            splits = generated("wide", 1, sizes, wide, chunk=256)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        data = sum(split.inputs.nbytes for split in splits.values())
+        assert data == 3000 * 16_384
+        assert peak < data + 60e6
+
+
+def test_what_takes_long_says_how_far_it_is(fresh_cache, monkeypatch, caplog):
+    generated("short", 1, (50, 20, 10), few)
+    assert not caplog.records
+    monkeypatch.setattr(generate, "_SILENCE", -1.0)
+    generated("toy", 1, (1000, 1, 1), lambda keys: Draw(keys[:, None], keys, keys > 0), chunk=500)
+    assert caplog.messages[:2] == [
+        "toy: 500 of 1,002 examples are made",
+        "toy: 1,000 of 1,002 examples are made",
+    ]
+
+
+def test_a_draw_may_keep_nothing(fresh_cache):
+    def seldom(keys) -> Draw:
+        draw = few(keys)
+        return Draw(draw.inputs, draw.targets, keys % np.uint64(50) == 0)
+
+    splits = generated("toy", 1, (20, 5, 5), seldom, chunk=3)
+    assert len(set(rows(splits))) == 30
 
 
 def test_the_first_examples_do_not_depend_on_the_size(fresh_cache):

@@ -44,6 +44,17 @@ def test_a_figure_stands_beside_its_own_setting_alone():
     assert figures(knobs) == ()
 
 
+def test_path_x_has_the_figures_of_those_that_are_above_chance():
+    (paper,) = load_task("lra/pathx", "paper").tasks
+    assert told(figures(paper)) == (
+        "S4 0.96 (Gu et al. 2022, revised); S5 0.9858 (Smith et al. 2023); "
+        "Mega 0.9798 (Ma et al. 2023); LRU 0.942 (Orvieto et al. 2023)"
+    )
+    for name, profile in (("lra/pathx", "small"), ("lra/pathx[dashes=6]", "paper")):
+        (other,) = load_task(name, profile).tasks
+        assert figures(other) == ()
+
+
 def test_with_fewer_test_examples_it_is_another_test(real_data):
     """The 5,000 of the 10,000 images that stand here are not what was published."""
     (image,) = load_task("lra/image", "paper", real_data).tasks

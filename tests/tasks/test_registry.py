@@ -44,8 +44,15 @@ def test_unknown_profiles_are_refused():
         load_task("lra", "large")
 
 
+def test_the_suite_of_six_is_that_of_five_and_path_x(no_data):
+    assert tuple(TASKS["lra/six"].parts) == (*TASKS["lra"].parts, "lra/pathx")
+    suite = load_task("lra/six", "small")
+    assert suite.names == ("lra/listops", "lra/pathfinder", "lra/pathx")
+    assert len(suite.messages) == 3
+
+
 @pytest.mark.parametrize("profile", ["small", "paper"])
-@pytest.mark.parametrize("name", ["lra/listops", "lra/pathfinder", "mqar"])
+@pytest.mark.parametrize("name", ["lra/listops", "lra/pathfinder", "lra/pathx", "mqar"])
 def test_declarations_are_complete(name, profile):
     """Without making the data: the paper's takes minutes."""
     suite = load_task(name, profile)
@@ -60,7 +67,7 @@ def test_declarations_are_complete(name, profile):
         assert task.steps >= 100
 
 
-@pytest.mark.parametrize("name", ["lra/listops", "lra/pathfinder", "mqar"])
+@pytest.mark.parametrize("name", ["lra/listops", "lra/pathfinder", "lra/pathx", "mqar"])
 def test_batches_fit_the_declaration(name):
     for task in load_task(name, "small").tasks:
         batch = task.train_batch(0, 0)
@@ -71,7 +78,7 @@ def test_batches_fit_the_declaration(name):
         assert int(known.min()) >= 0
         assert int(known.max()) < task.outputs.classes
         for rule, score in task.baselines.items():
-            assert 0 < score < 0.5 or "pathfinder" in name, rule
+            assert 0 < score < 0.5 or "lra/path" in name, rule
 
 
 def test_real_sub_tasks_join_the_suite(real_data, monkeypatch):

@@ -3,13 +3,19 @@
 Every image has two long dashed contours and some short ones that distract. One dot marks an end of
 one long contour; the other marks the other end of the same contour, or an end of the other one. In
 both classes the dots' contours and their ink are drawn in the same way.
+
+Knobs: the Arena has easier data, too, of contours of 6 and of 9 dashes instead of 14. Distractors
+are a third as long, and as many as makes 20 dashes.
 """
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.compiler.interface import Label, Tokens
-from nas.tasks.base import Profile, Split, Task, bins, lookup, majority
+from nas.tasks.base import Profile, Split, Splits, Task, bins, lookup, majority
 from nas.tasks.generate import Draw, generated
 from nas.tasks.lra.scene import Pathfinder, Scene, compose
 from nas.tasks.lra.setting import s4_setting
@@ -31,36 +37,111 @@ SMALL = Pathfinder(
     long_contrast=0.74,
     levels=4,
 )
+DASHES: dict[Profile, tuple[int, int]] = {"paper": (3, 14), "small": (2, 4)}
+"""The fewest and the most of a long contour."""
+_WIDEST = 64  # characters of a picture
+_PIXELS = 2**22  # that are looked at together
 
 
 @task("lra/pathfinder", "are two dots joined by a dashed path?")
-def pathfinder(profile: Profile) -> Task:
-    """The task of a profile."""
+def pathfinder(profile: Profile, *, dashes: int | None = None) -> Task:
+    """The task of a profile.
+
+    Args:
+        profile: `paper` or `small`.
+        dashes: Of each of the two long contours.
+
+    Raises:
+        ValueError: There are next to no such images.
+    """
     small = profile == "small"
-    of = SMALL if small else PAPER
+    of = with_dashes(SMALL if small else PAPER, dashes, DASHES[profile], 20)
     train, held_out = (12_000, 2_000) if small else (160_000, 20_000)
     sizes = (train, held_out, held_out)
-    height, width = of.drawing.height, of.drawing.width
-    distractors = "no distractors"
-    if of.distractors:
-        distractors = f"{of.distractors} distractors of {of.distractor_dashes}"
-    return Task(
-        name="lra/pathfinder",
-        profile=profile,
-        summary="are the two dots the ends of one dashed path? pixels as tokens",
-        definition=(
-            f"{height} x {width} pixels of {of.levels} shades, paths of {of.dashes} dashes, "
-            f"{distractors}; {train}/{held_out}/{held_out} images"
-        ),
-        length=height * width,
-        causal=False,
-        inputs=Tokens(of.levels),
-        outputs=Label(2),
+    return of_images(
+        "lra/pathfinder",
+        profile,
+        (of,),
+        sizes,
         batch_size=32 if small else 64,
         steps=600 if small else 500_000,
         source=lambda: generated(
             f"lra/pathfinder-{profile}", of, sizes, lambda keys: draw(keys, of)
         ),
+        setting=Setting() if small else s4_setting(rate=4e-3),
+    )
+
+
+def with_dashes(
+    of: Pathfinder, dashes: int | None, bounds: tuple[int, int], distracting: int
+) -> Pathfinder:
+    """A definition with other long contours and, where it has any, distractors a third as long.
+
+    Args:
+        of: The definition.
+        dashes: Of each long contour; None: as the definition has.
+        bounds: Of that number.
+        distracting: Dashes of all distractors together, at most.
+
+    Raises:
+        ValueError: The number is out of bounds.
+    """
+    if dashes is None:
+        return of
+    if not bounds[0] <= dashes <= bounds[1]:
+        raise ValueError(f"dashes is {bounds[0]} to {bounds[1]}, not {dashes}")
+    of = replace(of, dashes=dashes)
+    if of.distractors:
+        short = dashes // 3
+        of = replace(of, distractor_dashes=short, distractors=distracting // short)
+    return of
+
+
+def of_images(
+    name: str,
+    profile: Profile,
+    parts: tuple[Pathfinder, ...],
+    sizes: tuple[int, int, int],
+    *,
+    batch_size: int,
+    steps: int,
+    source: Callable[[], Splits],
+    setting: Setting,
+) -> Task:
+    """The task of a definition, or of several that differ in their gaps.
+
+    Args:
+        name: The task's.
+        profile: `paper` or `small`.
+        parts: The definitions: every image is of one of them.
+        sizes: Number of training, validation and test images.
+        batch_size: Images per step.
+        steps: The full training budget.
+        source: Makes the images.
+        setting: How its publication trains on it.
+    """
+    of = parts[0]
+    height, width = of.drawing.height, of.drawing.width
+    gaps = " or ".join(f"{2 * part.drawing.gap:g}" for part in parts)
+    paths = f"paths of {of.dashes} dashes{f' {gaps} apart' if len(parts) > 1 else ''}"
+    distractors = "no distractors"
+    if of.distractors:
+        distractors = f"{of.distractors} distractors of {of.distractor_dashes}"
+    return Task(
+        name=name,
+        profile=profile,
+        summary="are the two dots the ends of one dashed path? pixels as tokens",
+        definition=(
+            f"{height} x {width} pixels of {of.levels} shades, {paths}, {distractors}; "
+            f"{'/'.join(map(str, sizes))} images"
+        ),
+        length=height * width,
+        causal=False,
+        inputs=Tokens(of.levels),
+        outputs=Label(2),
+        batch_size=batch_size,
+        steps=steps,
+        source=source,
         decode=lambda inputs, target: (
             f"{picture(inputs.reshape(height, width) * (255 / (of.levels - 1)))}\n"
             f"= {('not joined', 'joined')[int(target)]}"
@@ -70,20 +151,23 @@ def pathfinder(profile: Profile) -> Task:
             "ink": lookup(lambda split: _ink(split, of.levels)),
             "distance of the dots": lookup(lambda split: _distance(split, of)),
         },
-        setting=Setting() if small else s4_setting(rate=4e-3),
+        setting=setting,
     )
 
 
 def _ink(split: Split, levels: int) -> NDArray[np.int64]:
     # Most of an image is black: a quarter of the levels is more than any mean.
-    return bins(split.inputs.mean(axis=1), 0, levels / 4, 64)
+    return bins(split.inputs.mean(axis=1), 0, levels / 4, 256)
 
 
 def _distance(split: Split, of: Pathfinder) -> NDArray[np.int64]:
-    drawing = of.drawing
-    images = split.inputs.reshape(-1, drawing.height, drawing.width)
-    dots = find_dots(images, of.dot)
-    diagonal = np.hypot(drawing.height, drawing.width)
+    height, width = of.drawing.height, of.drawing.width
+    images = split.inputs.reshape(-1, height, width)
+    size = max(1, _PIXELS // (height * width))
+    dots = np.concatenate(
+        [find_dots(images[i : i + size], of.dot) for i in range(0, len(images), size)]
+    )
+    diagonal = np.hypot(height, width)
     return bins(np.hypot(*(dots[:, 0] - dots[:, 1]).T), 0, diagonal, round(diagonal))
 
 
@@ -95,11 +179,13 @@ def find_dots(images: NDArray, radius: float) -> NDArray[np.int64]:
         radius: Of the dots, in pixels; the two found are at least two radii apart.
     """
     count, height, width = images.shape
+    around = max(1, int(radius))
     # Dots are brighter than dashes: the power makes more of that.
-    levels = np.zeros((count, height + 2, width + 2))
-    levels[:, 1:-1, 1:-1] = (images / max(1, images.max())) ** 3
-    rows = levels[:, :-2] + levels[:, 1:-1] + levels[:, 2:]
-    sums = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    brightness = (np.arange(int(images.max()) + 1) / max(1, images.max())) ** 3
+    levels = np.zeros((count, height + 2 * around, width + 2 * around))
+    levels[:, around:-around, around:-around] = brightness[images]
+    rows = sum(levels[:, i : i + height] for i in range(2 * around + 1))
+    sums = np.asarray(sum(rows[:, :, i : i + width] for i in range(2 * around + 1)))
     first = np.stack(np.divmod(sums.reshape(count, -1).argmax(axis=1), width), axis=1)
     grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"))
     near = (np.abs(grid - first[:, :, None, None]) < 2 * radius).all(axis=1)
@@ -108,10 +194,13 @@ def find_dots(images: NDArray, radius: float) -> NDArray[np.int64]:
 
 
 def picture(image: NDArray) -> str:
-    """An image as text, two rows of pixels a line."""
+    """An image as text: the brightest of two rows of pixels a line, of a wide one of more."""
     shades = " .:-=+*#%@"
+    pool = -(-image.shape[1] // _WIDEST)
+    lines = np.maximum.reduceat(image, np.arange(0, image.shape[0], 2 * pool), axis=0)
+    cells = np.maximum.reduceat(lines, np.arange(0, image.shape[1], pool), axis=1)
     return "\n".join(
-        "".join(shades[int(level) * len(shades) // 256] for level in row) for row in image[::2]
+        "".join(shades[int(level) * len(shades) // 256] for level in row) for row in cells
     )
 
 
@@ -120,8 +209,10 @@ def draw(keys: Keys, of: Pathfinder) -> Draw:
     scene = compose(keys, of)
     labels = np.zeros(len(keys), dtype=np.uint8)
     labels[scene.kept] = scene.joined
-    shades = render(scene, of).reshape(len(keys), -1).astype(np.uint16) * of.levels // 256
-    return Draw(shades.astype(np.uint8), labels, scene.kept)
+    images = render(scene, of).reshape(len(keys), of.drawing.height * of.drawing.width)
+    # One table look-up a pixel: as arithmetic in 16 bits it would take several times the memory.
+    shades = (np.arange(256) * of.levels // 256).astype(np.uint8)
+    return Draw(shades[images], labels, scene.kept)
 
 
 def render(scene: Scene, of: Pathfinder) -> NDArray[np.uint8]:

@@ -1,14 +1,17 @@
 """What a Pathfinder image is made of: two long contours, distractors, and where the dots stand."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.errors import NasError
 from nas.tasks.lra.snakes import DIRECTIONS, SETTLED, SUBPIXELS, Canvas, Contours, Drawing, offsets
 from nas.tasks.random_streams import Keys, derive, integers
 
 VERSION = 1
+_ATTEMPTS = 1024  # that are made at once
+_PATIENCE = 1_000_000  # attempts at an image, where a few hundred are usual
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Pathfinder:
         short_contrast: Brightness of the distractors.
         levels: Shades of grey told apart.
         version: Of the generator's code.
+        tries: Most often that each distractor is tried.
     """
 
     drawing: Drawing = field(default_factory=Drawing)
@@ -43,6 +47,14 @@ class Pathfinder:
     short_contrast: float = 2.0
     levels: int = 256
     version: int = VERSION
+    tries: int = 1
+
+    def __repr__(self) -> str:
+        # Data is known by this text: what came later is told only where it is made use of.
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        if values["tries"] == 1:
+            del values["tries"]
+        return f"Pathfinder({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
 
 @dataclass(frozen=True)
@@ -72,17 +84,60 @@ def compose(keys: Keys, of: Pathfinder) -> Scene:
         of: The definition.
     """
     canvas = Canvas(len(keys), of.drawing)
-    long = _long(canvas, derive(keys, 0), of)
-    dots, joined, alike = _dots(derive(keys, 1)[long[0].rows], long, of)
-    long = long[0].only(alike), long[1].only(alike)
-    dots, joined = dots[alike], joined[alike]
+    long, dots, joined = _paths(canvas, keys, of)
     rows = long[0].rows
-    short = tuple(
-        _short(canvas, rows, derive(keys[rows], 2 + i), of) for i in range(of.distractors)
-    )
     kept = np.zeros(len(keys), dtype=np.bool_)
     kept[rows] = True
-    return Scene(kept, long, short, dots, joined)
+    short = []
+    for i in range(of.distractors):
+        without = rows
+        for attempt in range(of.tries):
+            number = 2 + i + attempt * of.distractors
+            short.append(_short(canvas, without, derive(keys[without], number), of))
+            without = np.setdiff1d(without, short[-1].rows)
+    return Scene(kept, long, tuple(short), dots, joined)
+
+
+def has_room(keys: Keys, of: Pathfinder) -> NDArray[np.bool_]:
+    """Which of the keys `compose` keeps the images of, sooner told than composed."""
+    long, _, _ = _paths(Canvas(len(keys), of.drawing), keys, of)
+    kept = np.zeros(len(keys), dtype=np.bool_)
+    kept[long[0].rows] = True
+    return kept
+
+
+def with_room(keys: Keys, of: Pathfinder) -> Keys:
+    """Of the keys below each key the first whose image is kept.
+
+    Args:
+        keys: `[N]` keys.
+        of: The definition.
+
+    Raises:
+        NasError: None of very many is.
+    """
+    found = np.zeros_like(keys)
+    rows, tried = np.arange(len(keys)), 0
+    while len(rows):
+        if tried > _PATIENCE:
+            raise NasError(f"none of {tried} attempts at an image found room: allow fewer dashes")
+        # The fewer images are left, the more attempts at each are made at once.
+        each = max(1, _ATTEMPTS // len(rows))
+        attempts = derive(keys[rows, None], tried + np.arange(each))
+        kept = has_room(attempts.reshape(-1), of).reshape(attempts.shape)
+        some = kept.any(axis=1)
+        found[rows[some]] = attempts[some, kept.argmax(axis=1)[some]]
+        rows, tried = rows[~some], tried + each
+    return found
+
+
+def _paths(
+    canvas: Canvas, keys: Keys, of: Pathfinder
+) -> tuple[tuple[Contours, Contours], NDArray[np.int64], NDArray[np.bool_]]:
+    """The long contours, dots and labels of the images that are kept."""
+    long = _long(canvas, derive(keys, 0), of)
+    dots, joined, alike = _dots(derive(keys, 1)[long[0].rows], long, of)
+    return (long[0].only(alike), long[1].only(alike)), dots[alike], joined[alike]
 
 
 def _long(canvas: Canvas, keys: Keys, of: Pathfinder) -> tuple[Contours, Contours]:

@@ -49,6 +49,12 @@ class Drawing:
     clearance: float = 1.0
     continuity: float = 1.0
 
+    @property
+    def cell(self) -> int:
+        """Lattice positions a side of the cells in which it is kept what is taken."""
+        # A quarter of the clearance is fine enough.
+        return max(1, math.floor(self.clearance * SUBPIXELS / 4))
+
 
 @cache
 def offsets(length: float) -> NDArray[np.int64]:
@@ -72,31 +78,60 @@ def _turns(continuity: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 @cache
-def _zone(drawing: Drawing) -> NDArray[np.int64]:
-    """Lattice cells within the clearance of a dash from (0, 0), for every direction.
+def _zone(drawing: Drawing, width: int) -> NDArray[np.int64]:
+    """Cells within the clearance of a dash, for every place of its start in a cell and direction.
+
+    Args:
+        drawing: How contours are drawn.
+        width: Of a row of cells.
 
     Returns:
-        Offsets `[DIRECTIONS, K, 2]` (y, x); shorter lists are filled up with their first cell.
+        `[cell, cell, DIRECTIONS, K]`: how many cells behind that of its start, in rows of that
+        width; where there are fewer, some more than once.
     """
-    reach = math.ceil((drawing.dash + drawing.clearance) * SUBPIXELS)
+    cell = drawing.cell
+    reach = math.ceil((drawing.dash + drawing.clearance) * SUBPIXELS / cell)
     side = np.arange(-reach, reach + 1)
     cells = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
+    centres = cells * cell + (cell - 1) / 2
     limit = (drawing.clearance * SUBPIXELS) ** 2
-    zones = [cells[distance_squared(cells, end) < limit] for end in offsets(drawing.dash)]
-    longest = max(len(zone) for zone in zones)
-    return np.array(
-        [np.concatenate([zone, np.tile(zone[:1], (longest - len(zone), 1))]) for zone in zones]
-    )
+    zones = [
+        cells[distance_squared(centres - place, end) < limit] @ [width, 1]
+        for place in np.ndindex(cell, cell)
+        for end in offsets(drawing.dash)
+    ]
+    return _table(zones, cell)
 
 
-def distance_squared(points: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.float64]:
+@cache
+def _course(drawing: Drawing, width: int) -> NDArray[np.int64]:
+    """Cells that a dash goes through, as `_zone` has those around it."""
+    cell = drawing.cell
+    checks = math.ceil(drawing.dash * 2)
+    ways = np.stack([offsets(drawing.dash * i / checks) for i in range(checks + 1)], axis=1)
+    courses = [
+        np.unique((way + place) // cell @ [width, 1])
+        for place in np.ndindex(cell, cell)
+        for way in ways
+    ]
+    return _table(courses, cell)
+
+
+def _table(cells: list[NDArray[np.int64]], cell: int) -> NDArray[np.int64]:
+    """Lists of cells as an array `[cell, cell, DIRECTIONS, K]`, their first filling up the rest."""
+    longest = max(map(len, cells))
+    filled = [np.concatenate([some, np.repeat(some[:1], longest - len(some))]) for some in cells]
+    return np.array(filled).reshape(cell, cell, DIRECTIONS, longest)
+
+
+def distance_squared(points: NDArray, end: NDArray[np.int64]) -> NDArray[np.float64]:
     """Squared distance of points `[..., 2]` from the segment (0, 0) to `end`."""
     along = np.clip((points @ end) / max(1, int(end @ end)), 0.0, 1.0)
     return ((points - along[..., None] * end) ** 2).sum(axis=-1)
 
 
 class Canvas:
-    """Which lattice cells are taken, in each of N images.
+    """Which cells of the lattice are taken, in each of N images.
 
     Args:
         count: N, the number of images.
@@ -105,14 +140,21 @@ class Canvas:
 
     def __init__(self, count: int, drawing: Drawing) -> None:
         self.drawing = drawing
+        cell = drawing.cell
         # A border as wide as a zone, so that zones at the edge need no clipping.
-        self._border = math.ceil((drawing.dash + drawing.clearance) * SUBPIXELS) + 1
+        border = math.ceil((math.ceil((drawing.dash + drawing.clearance) * SUBPIXELS) + 1) / cell)
+        self._border = border * cell
         self._height, self._width = (
-            side * SUBPIXELS + 2 * self._border for side in (drawing.height, drawing.width)
+            math.ceil(side * SUBPIXELS / cell) + 2 * border
+            for side in (drawing.height, drawing.width)
         )
-        margin = self._border + round(drawing.padding * SUBPIXELS)
         self._taken = np.full((count, self._height, self._width), SETTLED, dtype=np.uint8)
-        self._taken[:, margin:-margin, margin:-margin] = 0
+        padding = round(drawing.padding * SUBPIXELS)
+        inner = [
+            slice(border + math.ceil(padding / cell), border + (side * SUBPIXELS - padding) // cell)
+            for side in (drawing.height, drawing.width)
+        ]
+        self._taken[:, inner[0], inner[1]] = 0
 
     def free(
         self,
@@ -130,15 +172,13 @@ class Canvas:
             but: The mark of dashes that may be near.
         """
         drawing = self.drawing
-        checks = math.ceil(drawing.dash * 2)
-        free = np.ones(directions.shape, dtype=np.bool_)
-        taken = self._taken.reshape(-1)
-        for i in range(checks + 1):
-            points = starts + offsets(drawing.dash * i / checks)[directions]
-            ys = np.clip(points[..., 0] + self._border, 0, self._height - 1)
-            xs = np.clip(points[..., 1] + self._border, 0, self._width - 1)
-            index = (rows[:, None] * self._height + ys) * self._width + xs
-            free &= (taken[index] & np.uint8(255 - but)) == 0
+        # What starts outside the window is not free; nothing reaches further than the border.
+        window = np.array([drawing.height, drawing.width]) * SUBPIXELS
+        inside = np.clip(starts, 0, window)
+        free = (inside == starts).all(axis=-1)
+        cells, y, x = self._cells(rows[:, None], inside)
+        course = cells[..., None] + _course(drawing, self._width)[y, x, directions]
+        free &= ((self._taken.reshape(-1)[course] & np.uint8(255 - but)) == 0).all(axis=-1)
         return free
 
     def put(
@@ -156,9 +196,17 @@ class Canvas:
             directions: `[M]`.
             mark: A power of two, 1 to 128, set in the zone beside the marks there.
         """
-        zone = starts[:, None] + _zone(self.drawing)[directions] + self._border
-        index = (rows[:, None] * self._height + zone[..., 0]) * self._width + zone[..., 1]
-        self._taken.reshape(-1)[index] |= np.uint8(mark)
+        cells, y, x = self._cells(rows, starts)
+        zone = cells[:, None] + _zone(self.drawing, self._width)[y, x, directions]
+        self._taken.reshape(-1)[zone] |= np.uint8(mark)
+
+    def _cells(
+        self, rows: NDArray[np.int64], points: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """The numbers of the cells that lattice points `[..., 2]` lie in, and where within them."""
+        place, within = np.divmod(points + self._border, self.drawing.cell)
+        numbers = (rows * self._height + place[..., 0]) * self._width + place[..., 1]
+        return numbers, within[..., 0], within[..., 1]
 
 
 @dataclass

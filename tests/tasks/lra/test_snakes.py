@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from nas.tasks.lra.snakes import DIRECTIONS, SETTLED, SUBPIXELS, Canvas, Contours, Drawing, offsets
 from nas.tasks.random_streams import derive, stream
@@ -36,6 +37,33 @@ def test_a_taken_zone_is_what_lies_within_the_clearance():
                 expected = inside and near >= drawing.clearance * SUBPIXELS
                 free = canvas.free(np.array([direction]), probe, np.array([[0]]))
                 assert free[0, 0] == expected, (direction, y, x)
+
+
+@pytest.mark.parametrize(("clearance", "cell"), [(0.5, 1), (1.5, 1), (4.0, 4), (6.0, 6), (3.3, 3)])
+def test_cells_are_as_wide_as_they_may_be(clearance, cell):
+    """What is taken is what lies within the clearance, give or take a cell's half diagonal."""
+    drawing = Drawing(40, 32, padding=3.0, dash=5.0, clearance=clearance)
+    assert drawing.cell == cell
+    rough = cell / SUBPIXELS * 0.71 + 0.01
+    rng = np.random.default_rng(0)
+    canvas = Canvas(1, drawing)
+    row, start, direction = np.array([0]), np.array([[79, 62]]), 17
+    canvas.put(row, start, np.array([direction]), SETTLED)
+    end = start[0] + offsets(drawing.dash)[direction]
+    starts = rng.integers(-20, 180, (4000, 2))
+    directions = rng.integers(DIRECTIONS, size=4000)
+    free = canvas.free(row, starts[None], directions[None])[0]
+    steps = [offsets(drawing.dash * i / 10)[directions] for i in range(11)]
+    points = (starts + np.stack(steps)) / SUBPIXELS
+    near = np.array(
+        [min(to_segment(p, start[0] / SUBPIXELS, end / SUBPIXELS) for p in way)
+         for way in points.swapaxes(0, 1)]
+    )  # fmt: skip
+    sides = np.array([40, 32])
+    room = np.minimum(points, sides - points).min(axis=(0, 2)) - drawing.padding
+    assert not free[(near < clearance - rough) | (room < -0.01)].any()
+    assert free[(near > clearance + rough) & (room > cell / SUBPIXELS + 0.01)].all()
+    assert 100 < free.sum() < 3000
 
 
 def test_dashes_of_one_mark_may_be_left_out():
