@@ -20,7 +20,7 @@ class _Open:
         order: What is decided first: what has parts before what has none, the outer before the
             inner, the one that was opened before.
         chosen: The index that was taken; -1: none yet.
-        below: The points that followed, in the order of the routes.
+        below: The points that followed, in the order of the text.
     """
 
     point: Point
@@ -82,10 +82,10 @@ class CoarseDecisions:
     def _take(self, each: _Open, index: int) -> None:
         self._open.remove(each)
         each.chosen = index
-        for route, point in self._network.link(each.point, index).routes:
-            below = self._opened(point, (*each.path, *route))
-            each.below.append(below)
-            self._open.append(below)
+        # Routes come last first.
+        for route, point in reversed(self._network.link(each.point, index).routes):
+            each.below.append(self._opened(point, (*each.path, *route)))
+        self._open += each.below
         self._slack = spend(self._slack, each.point.deltas[index])
 
     def _advance(self) -> None:
@@ -125,6 +125,6 @@ class CoarseDecisions:
         while stack:
             each = stack.pop()
             indices.append(each.chosen)
-            stack += each.below
+            stack += reversed(each.below)
         indices.reverse()
         return derive(self._network, lambda _: indices.pop())

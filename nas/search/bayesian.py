@@ -69,7 +69,10 @@ class BayesianOptimization:
         self._parents = parents
         self._renewals = renewals
         self._attempts = attempts
-        self._features = Features(shape_of(dict(space.context.items())))
+        context = dict(space.context.items())
+        self._features = Features(
+            shape_of(context) if {"L", "D", "causal"} <= set(context) else None
+        )
         self._planned: tuple[object, list[Proposal]] = (None, [])
 
     def propose(self, history: Sequence[Observation], rng: random.Random) -> Proposal:

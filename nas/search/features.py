@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Iterator
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,8 +13,8 @@ from nas.layers.base import Shape
 HASHED = 512
 """Places that labels are hashed to."""
 
-COSTS = ("parameters", "flops", "activations", "state", "depth", "size")
-"""What else is told: logarithms of the body's costs, its longest path, its number of nodes."""
+COSTS = ("parameters", "flops", "activations", "state", "size")
+"""What else is told: logarithms of the body's costs, and of the nodes of the derivation."""
 
 SIZE = HASHED + len(COSTS)
 
@@ -37,10 +36,11 @@ class Features:
     Weisfeiler-Lehman Kernels", 2021 (labels of the graph); White et al., "BANANAS", 2021 (paths).
 
     Args:
-        shape: What architectures are built for, to count costs.
+        shape: What architectures are built for; None where a space's terms are no layers: its
+            vectors then tell of the text alone.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape | None) -> None:
         self._shape = shape
         self._known: dict[str, NDArray[np.float32]] = {}
 
@@ -52,20 +52,17 @@ class Features:
         return found
 
     def _vector(self, derivation: Derivation) -> NDArray[np.float32]:
-        architecture = Architecture.from_term(derivation.term, self._shape)
         labels = [zlib.crc32(label.encode()) for label in tree_labels(derivation.term)]
-        labels += graph_labels(architecture)
+        costs = [0] * (len(COSTS) - 1)
+        if self._shape is not None:
+            made = Architecture.from_term(derivation.term, self._shape)
+            labels += graph_labels(made)
+            costs = [made.parameters, made.flops, made.activations, made.state]
         found, counts = np.unique(np.array(labels, dtype=np.uint64), return_counts=True)
         hashed = np.bincount(found % HASHED, np.sqrt(counts), minlength=HASHED)
-        costs = (
-            architecture.parameters,
-            architecture.flops,
-            architecture.activations,
-            architecture.state,
-            nx.dag_longest_path_length(architecture.graph),
-            derivation.size,
+        vector = np.append(
+            hashed / np.linalg.norm(hashed), np.log10(np.add([*costs, derivation.size], 1.0))
         )
-        vector = np.append(hashed / np.linalg.norm(hashed), np.log10(np.add(costs, 1.0)))
         return vector.astype(np.float32)
 
 

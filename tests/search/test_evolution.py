@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 
 from nas.search.base import LEARNING_RATES, Proposal, random_stream
-from nas.search.evolution import RegularizedEvolution, step_learning_rate
+from nas.search.evolution import RegularizedEvolution
+from nas.search.operators import OPERATORS, step_learning_rate
 from nas.search.random_search import RandomSearch
 
 
@@ -26,8 +27,23 @@ def parents(strategy, history, times=200):
 def test_only_the_youngest_have_children(chain, instant):
     scores = [0.9] * 10 + [0.1] * 12
     history = history_of(instant, chain, scores)
-    found = parents(RegularizedEvolution(chain, population=12, tournament=2), history)
-    assert set(found) == set(range(10, 22))
+    strategy = RegularizedEvolution(chain, population=12, tournament=2, elite=0)
+    assert set(parents(strategy, history)) == set(range(10, 22))
+
+
+def test_an_elite_stays_alive(chain, instant):
+    scores = [0.9, 0.8, 0.7] + [0.1] * 20
+    history = history_of(instant, chain, scores)
+    strategy = RegularizedEvolution(chain, population=12, tournament=1, elite=2)
+    assert set(parents(strategy, history)) == {0, 1, *range(11, 23)}
+
+
+def test_it_begins_anew_from_founders_where_nothing_improves(chain, instant):
+    history = history_of(instant, chain, [0.9] + [0.1] * 29)
+    strategy = RegularizedEvolution(chain, patience=30, founders=5)
+    assert parents(strategy, history)  # the last of the old
+    history += history_of(instant, chain, [0.9] + [0.1] * 30)[30:]
+    assert strategy.propose(history, random_stream(0, 31)).origin == "random"
 
 
 def test_the_fittest_of_those_drawn_is_the_parent(chain, instant):
@@ -76,7 +92,7 @@ def test_children_inherit_the_learning_rate_or_move_it_by_one_step(chain, instan
     by_number = {o.number: o.text for o in history}
     assert all(c.derivation.text == by_number[c.parents[0]] for c in moved)
     assert 10 < len(moved) < 60
-    assert {c.origin for c in children} == {"learning rate", "crossover", "mutation"}
+    assert {c.origin for c in children} == set(OPERATORS)
     assert all(len(c.parents) == (2 if c.origin == "crossover" else 1) for c in children)
 
 

@@ -12,6 +12,9 @@ from nas.search.base import LEARNING_RATES, Proposal, random_stream
 from nas.search.mcts import TreeSearch
 from nas.search.random_search import RandomSearch
 
+PLAIN = {"equivalence": 0.0, "greed": 0.0, "halves": False}
+"""PUCT alone: statistics of the tree, one alternative against all others."""
+
 ARMS = """
 start: "net" "(" arm "," extra ")" -> net
 !arm: "a"                                        //@ 0.7
@@ -57,7 +60,7 @@ def test_the_bound_decides_as_computed_by_hand(arms, instant):
             "b": ranks[0.9] + scale * 0.2 / 2,
             "c": sum(ranks.values()) / 4 + scale * 0.1,
         }
-        found = heads(TreeSearch(arms, exploration=exploration), history, times=20)
+        found = heads(TreeSearch(arms, exploration=exploration, **PLAIN), history, times=20)
         assert set(found) == {max(bounds, key=bounds.get)}
 
 
@@ -80,9 +83,9 @@ def test_trials_without_a_score_send_others_elsewhere(arms, instant, state):
         trial(instant, arms, 1, "net(b, 1)", 0.5),
         trial(instant, arms, 2, "net(b, 2)", 0.4),
     ]
-    assert set(heads(TreeSearch(arms), done)) == {"a"}
+    assert set(heads(TreeSearch(arms, **PLAIN), done)) == {"a"}
     unscored = [trial(instant, arms, i, f"net(a, {i})", None, state, None) for i in range(3, 9)]
-    assert set(heads(TreeSearch(arms), [*done, *unscored])) == {"b"}
+    assert set(heads(TreeSearch(arms, **PLAIN), [*done, *unscored])) == {"b"}
 
 
 def test_what_is_all_tried_is_closed(arms, instant):
@@ -104,10 +107,50 @@ def test_the_learning_rate_is_the_last_decision(arms, instant):
         trial(instant, arms, 9, "net(b, 1)", 0.0),
         trial(instant, arms, 10, "net(c, 1)", 0.0),
     ]
-    strategy = TreeSearch(arms, exploration=0.01)
+    strategy = TreeSearch(arms, exploration=0.01, **PLAIN)
     proposals = [strategy.propose(history, random_stream(0, seed)) for seed in range(40)]
     assert {p.derivation.text for p in proposals} == {"net(a, 1)"}
     assert {p.learning_rate for p in proposals} <= {r for r in LEARNING_RATES if r != 1e-3}
+
+
+def test_moves_made_elsewhere_count_as_computed_by_hand(arms, instant):
+    """Below `a` the tree knows `6` alone; that `4` is better is known from `b` and `c`."""
+    texts = [("net(b, 4)", 0.8), ("net(b, 5)", 0.1), ("net(c, 4)", 0.7), ("net(a, 6)", 0.9)]
+    history = [trial(instant, arms, i, *pair) for i, pair in enumerate(texts)]
+    ranks = {0.1: 0, 0.7: 1 / 3, 0.8: 2 / 3, 0.9: 1}
+    settings = {"greed": 0.0, "halves": False, "exploration": 1e-6}
+
+    def extra(**more):
+        proposal = TreeSearch(arms, **settings, **more).propose(history, random_stream(3, 0))
+        head, tail = proposal.derivation.term.arguments
+        assert head.arguments[0] == "a"  # 1, the mean of `b` is 1/3, that of `c` too
+        return tail.arguments[0], proposal.learning_rate
+
+    # By the tree alone `6` is worth 1, and so is, being unknown there, every other one: the first.
+    assert extra(equivalence=0.0)[0] == "1"
+    # Moves: (1 + 2 * 1) / 3 = 1 of `6`, (2/3 + 1/3 + 2 * 1) / 4 = 3/4 of `4`, (0 + 2) / 3 of `5`;
+    # those nobody made keep the node's mean, 1. So `4` and `5` are what is not taken.
+    assert ranks[0.8] + ranks[0.7] == 1
+    found = set()
+    for number, text in enumerate(("net(a, 1)", "net(a, 2)", "net(a, 3)", "net(a, 7)"), start=4):
+        history.append(trial(instant, arms, number, text, 0.0))
+        found.add(extra(equivalence=1e9)[0])
+    assert found <= set("6789")
+
+
+def test_wide_choices_are_made_in_halves(arms, instant):
+    """Three trials tell that the upper half of nine is better; one alone knows nothing of 8."""
+    texts = [("net(a, 7)", 0.9), ("net(a, 9)", 0.8), ("net(a, 1)", 0.1), ("net(a, 2)", 0.2)]
+    history = [trial(instant, arms, i, *pair) for i, pair in enumerate(texts)]
+    settings = {"equivalence": 0.0, "greed": 0.0, "exploration": 0.3}
+    found = Counter(
+        p.derivation.term.arguments[1].arguments[0]
+        for seed in range(20)
+        if (p := TreeSearch(arms, **settings).propose(history, random_stream(4, seed)))
+        and p.derivation.term.arguments[0].arguments[0] == "a"
+    )
+    assert found
+    assert set(found) <= set("56789")
 
 
 @pytest.mark.parametrize("kind", ["Chain", "Similarity"])
