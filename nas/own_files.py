@@ -7,10 +7,11 @@ that was told to execute it.
 import hashlib
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from nas.errors import UsageError
 
@@ -31,6 +32,9 @@ class OwnFile:
     def sha256(self) -> str:
         """Hash of its text."""
         return hashlib.sha256(self.source.encode()).hexdigest()
+
+
+Own = TypeVar("Own", bound=OwnFile)
 
 
 def read_source(path: Path, option: str, what: str) -> str:
@@ -74,6 +78,47 @@ def execute(module_name: str, source: str, path: str) -> ModuleType:
             raise
         raise UsageError(told(error, path)) from error
     return module
+
+
+def load(
+    loaded: dict[str, Own],
+    module_name: str,
+    source: str,
+    path: str,
+    kept: Callable[[ModuleType], Own],
+) -> Own:
+    """Executes a text as a module; twice the same text is executed once.
+
+    Args:
+        loaded: What this process has executed, by the name of the module it became; it is added.
+        module_name: The module that it becomes.
+        source: The text.
+        path: Where it stands, for messages.
+        kept: What is kept of the module; where it raises an error, nothing is.
+
+    Raises:
+        UsageError: The text raised an error, or another file of its name was executed before.
+    """
+    if module_name not in loaded:
+        module = execute(module_name, source, path)
+        try:
+            loaded[module_name] = kept(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    if loaded[module_name].source != source:
+        raise UsageError(f"{path}: another file of this name was loaded before: rename one")
+    return loaded[module_name]
+
+
+def sources_of(loaded: Mapping[str, OwnFile]) -> dict[str, str]:
+    """Text of every file that was executed, by its name without `.py`."""
+    return {own.name: own.source for own in loaded.values()}
+
+
+def hashes_of(loaded: Mapping[str, OwnFile]) -> dict[str, str]:
+    """Hash of every such text, by its name."""
+    return {own.name: own.sha256 for own in loaded.values()}
 
 
 def told(error: Exception, path: str) -> str:

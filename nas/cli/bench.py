@@ -102,3 +102,39 @@ def tasks(
     for row in rows:
         table.add_row(*(f"{v:,}" if isinstance(v, int | float) else v for v in row.values()))
     tables.print(table)
+
+
+@app.command()
+def table(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the table; it is gone on with.")],
+    count: Annotated[int, typer.Option("--count", "-n", help="Architectures.", min=2)] = 300,
+    seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each.", min=1)] = 2,
+    seed: Seed = 0,
+    workers: Annotated[int, typer.Option("--workers", help="Trainings at a time.", min=1)] = 2,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Train a pool of architectures once, so that strategies can be compared on it.
+
+    Hours of work: each training is kept as it ends, and the same command goes on where it was
+    broken off.
+    """
+    from datetime import date
+
+    import torch
+
+    from nas.bench.table import build
+    from nas.kernels.floors import machine
+
+    about = {"date": date.today().isoformat(), "machine": machine(torch.device("cpu"))}
+    for training, left in build(
+        out, count=count, seeds=seeds, seed=seed, workers=workers, data=data, about=about
+    ):
+        score = training.scores[-1] if training.scores and not training.error else None
+        if json:
+            print_line({"hash": training.hash, "task": training.task, "seed": training.seed,
+                        "score": score, "seconds": training.seconds, "left": left})  # fmt: skip
+        else:
+            told = "failed: " + training.error if score is None else f"{score:.4f}"
+            typer.echo(f"{training.hash[:10]} {training.task} seed {training.seed}: {told}, "
+                       f"{training.seconds:.0f} s; {left} left")  # fmt: skip

@@ -1,6 +1,5 @@
 """`nas zoo`: published architectures as texts of a space."""
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,11 +7,9 @@ import typer
 
 from nas.cli.options import Data, Json, Layers, ProfileOption, Width, WidthOfProfile, own_tasks
 from nas.report.output import messages, print_line, tables
+from nas.report.zoo import outcome_line, print_verdicts, table, verdict_row
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from nas.zoo.conditions import Verdict
     from nas.zoo.probes import Outcome
 
 app = typer.Typer(no_args_is_help=True)
@@ -61,7 +58,7 @@ def list_(
         for row in rows:
             print_line(row)
         return
-    tables.print(_table(rows, ("parameters", "flops", "state", "log_probability", "source")))
+    tables.print(table(rows, ("parameters", "flops", "state", "log_probability", "source")))
 
 
 @app.command()
@@ -83,7 +80,7 @@ def check(
 
     Its text parses, and it keeps its promises (costs, gradients, causality, the same outputs token
     by token): both are tried now. A test compares it with its equations: named. It learns a task
-    that it is known to solve: the accuracy reached, from the dated file of `nas zoo probe`.
+    that it is known to solve: what it reached, from the dated file of `nas zoo probe`.
 
     Exit code 1 when one of them does not work.
     """
@@ -97,84 +94,15 @@ def check(
     wanted = [published(name) for name in names] if names else zoo()
     known = records()
     verdicts = [judge(each, candidates, known) for each in wanted]
-    rows = [_judged(verdict) for verdict in verdicts]
+    rows = [verdict_row(verdict) for verdict in verdicts]
     if json:
         for row in rows:
             print_line(row)
     else:
-        _print(rows, length)
+        print_verdicts(rows, length)
     broken = [str(row["name"]) for row in rows if not row["works"]]
     if broken:
         raise NasError(f"{len(broken)} of {len(rows)} do not work: {', '.join(broken)}")
-
-
-def _judged(verdict: "Verdict") -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": verdict.published.name,
-        "works": verdict.works,
-        "parses": verdict.placed is not None,
-        "equations": verdict.equations,
-        "promises": not verdict.problems,
-        "probe": verdict.published.probe,
-        "accuracy": verdict.accuracy,
-        "trivial": verdict.trained[0].trivial if verdict.trained else None,
-        "learned": verdict.learned,
-        "records": list(verdict.records),
-        "problems": list(verdict.problems),
-    }
-    if verdict.placed is None:
-        return row
-    made = verdict.placed.architecture
-    return row | {
-        "causal": verdict.placed.shape.causal,
-        "parameters": made.parameters,
-        "active_parameters": made.active_parameters,
-        "flops": made.flops,
-        "activations": made.activations,
-        "state": made.state,
-        "log_probability": round(
-            verdict.placed.space.log_probability(verdict.placed.derivation), 3
-        ),
-    }
-
-
-def _print(rows: list[dict[str, Any]], length: int) -> None:
-    shown = []
-    for row in rows:
-        accuracy = row["accuracy"]
-        learned = "[yellow]not trained[/]"
-        if accuracy is not None:
-            colour = "green" if row["learned"] else "red"
-            learned = f"[{colour}]{row['probe']} {accuracy:.3f}[/] (trivial {row['trivial']:.3f})"
-        promises = "[green]kept[/]" if row["promises"] else "[red]broken[/]"
-        if row["parses"] and not row["causal"]:
-            promises += ", looks ahead"
-        shown.append(
-            {
-                "name": row["name"],
-                "parses": "[green]yes[/]" if row["parses"] else "[red]no[/]",
-                "equations": row["equations"].removeprefix("tests/") or "[yellow]none[/]",
-                "promises": promises if row["parses"] else "",
-                "learns": learned,
-            }
-        )
-    tables.print(_table(shown, ("parses", "equations", "promises", "learns")))
-    for row in rows:
-        for problem in row["problems"]:
-            tables.print(f"{row['name']}: {problem}", soft_wrap=True, markup=False)
-    counts = Counter(
-        key for row in rows for key in ("parses", "equations", "promises", "learned") if row[key]
-    )
-    tables.print(
-        f"{len(rows)} systems: {counts['parses']} parse, {counts['equations']} are compared with "
-        f"their equations by a test, {counts['promises']} keep their promises at {length} tokens, "
-        f"{counts['learned']} have learned a task they are known for"
-    )
-    files = sorted({record for row in rows for record in row["records"]})
-    if files:
-        tables.print(
-            f"trained by `nas zoo probe`: {', '.join(f'results/{file}' for file in files)}"
-        )
 
 
 @app.command()
@@ -221,7 +149,7 @@ def probe(
     from nas.grammar.errors import SpaceError
     from nas.kernels.floors import machine
     from nas.tasks.own.code import task_sources
-    from nas.zoo.probes import SOLVED, Probe, run_all, task_of
+    from nas.zoo.probes import Probe, run_all, task_of
     from nas.zoo.published import place, published, spaces, zoo
     from nas.zoo.record import save, saved
 
@@ -233,9 +161,7 @@ def probe(
     budgets = tuple(sorted(steps or (600, 1800)))
     outcomes = {} if out is None else {_key(outcome): outcome for outcome in saved(out)}
     known = {
-        key
-        for key, outcome in outcomes.items()
-        if outcome.steps >= budgets[-1] or (outcome.accuracy or 0.0) >= SOLVED
+        key for key, outcome in outcomes.items() if outcome.steps >= budgets[-1] or outcome.solved
     }
     probes = []
     for each in [published(name) for name in names] if names else zoo():
@@ -278,7 +204,7 @@ def probe(
         if json:
             print_line(vars(outcome))
         else:
-            typer.echo(_told(outcome))
+            typer.echo(outcome_line(outcome))
         outcomes[_key(outcome)] = outcome
         if out is not None:
             save(out, outcomes.values(), about)
@@ -286,28 +212,5 @@ def probe(
         messages.print("nothing to train: all of it stands in the file")
 
 
-def _told(outcome: "Outcome") -> str:
-    of = f"{outcome.name} {outcome.task} seed {outcome.seed}"
-    if outcome.accuracy is None:
-        return f"{of}: failed: {outcome.error}"
-    return (
-        f"{of}: {outcome.accuracy:.4f} after {outcome.steps} steps, {outcome.seconds:.0f} s "
-        f"(trivial {outcome.trivial:.3f})"
-    )
-
-
 def _key(outcome: "Outcome") -> tuple[str, str, int, int, float]:
     return outcome.hash, outcome.task, outcome.seed, outcome.width, outcome.learning_rate
-
-
-def _table(rows: list[dict[str, Any]], keys: tuple[str, ...]) -> "Table":
-    from rich.table import Table
-
-    table = Table("name", box=None, pad_edge=False)
-    for key in keys:
-        numbers = all(isinstance(row.get(key, 0), int | float) for row in rows)
-        table.add_column(key.replace("_", " "), justify="right" if numbers else "left")
-    for row in rows:
-        cells = [row.get(key, "") for key in keys]
-        table.add_row(row["name"], *(c if isinstance(c, str) else f"{c:,}" for c in cells))
-    return table

@@ -105,12 +105,24 @@ class Values:
 
     Args:
         numbers: How many.
+        mean: Of each; (): they are about 0 and of deviation 1 as they are.
+        deviation: With `mean`: of all. The head says by how many deviations a number differs from
+            its mean, and the loss is in deviations: targets of any unit are learned alike, and
+            the loss is proportional to the squared error in that unit.
     """
 
     numbers: int
+    mean: tuple[float, ...] = ()
+    deviation: float = 1.0
 
     def __post_init__(self) -> None:
         _positive("numbers", self.numbers)
+        if self.mean and len(self.mean) != self.numbers:
+            raise ValueError(f"{len(self.mean)} means of {self.numbers} numbers")
+        if not self.deviation > 0:
+            raise ValueError(f"deviation must be positive, not {self.deviation}")
+        if self.deviation != 1 and not self.mean:
+            raise ValueError("a deviation is one from means, and there are none")
 
     @property
     def size(self) -> int:

@@ -3,11 +3,19 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nas.compiler.build import build
-from nas.compiler.interface import Features, Inputs, Outputs, Pairs, Reconstruction, TokenLabels
+from nas.compiler.interface import (
+    Features,
+    Inputs,
+    Outputs,
+    Pairs,
+    Reconstruction,
+    TokenLabels,
+    Values,
+)
 from nas.grammar.derivation import Term
 from nas.layers.base import Primitive, Shape
 from nas.layers.norm import RMSNorm
@@ -31,6 +39,9 @@ class SequenceModel(nn.Module):
     dropout: float = 0.0
     """Share of the embedding's output that is zeroed in training."""
 
+    mean: Tensor | None
+    """That of `Values`."""
+
     def __init__(self, shape: Shape, body: Primitive, inputs: Inputs, outputs: Outputs) -> None:
         super().__init__()
         self.inputs = inputs
@@ -50,6 +61,8 @@ class SequenceModel(nn.Module):
             self.join = nn.Sequential(nn.Linear(4 * shape.width, shape.width), nn.GELU())
         self.head = nn.Linear(shape.width, outputs.size)
         nn.init.zeros_(self.head.bias)
+        mean = torch.tensor(outputs.mean) if isinstance(outputs, Values) and outputs.mean else None
+        self.register_buffer("mean", mean, persistent=False)
         if isinstance(outputs, Reconstruction):
             self.decoder = Decoder(shape)
 
@@ -80,10 +93,18 @@ class SequenceModel(nn.Module):
                 expected, given = list(inputs.shape[: 3 if two else 2]), list(mask.shape)
                 raise ValueError(f"the mask must have the shape {expected}, not {given}")
         if not two:
-            return self.head(self._read(inputs, mask))
+            return self._answer(self._read(inputs, mask))
         x = self._read(inputs.flatten(0, 1), None if mask is None else mask.flatten(0, 1))
         u, v = x.unflatten(0, (-1, 2)).unbind(1)
-        return self.head(self.join(torch.cat((u, v, u * v, u - v), dim=-1)))
+        return self._answer(self.join(torch.cat((u, v, u * v, u - v), dim=-1)))
+
+    def _answer(self, x: Tensor) -> Tensor:
+        """What the head says, values in the unit of their targets."""
+        found = self.head(x)
+        if self.mean is None or not isinstance(self.outputs, Values):
+            return found
+        # The sum has the mean's precision, float32, where autocast computes the head with less.
+        return self.mean + self.outputs.deviation * found
 
     def _read(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """For the head: vectors `[B, L, D]`, or means `[B, D]` where a sequence has one answer."""
@@ -143,7 +164,7 @@ class SequenceModel(nn.Module):
         if not isinstance(self.outputs, TokenLabels):
             total, count = total + x, count + 1
             x = total / count
-        return self.head(x), (body_state, total, count)
+        return self._answer(x), (body_state, total, count)
 
     def auxiliary_loss(self) -> Tensor:
         """What layers ask for beside the task, summed over them: that experts are equally loaded.

@@ -139,6 +139,9 @@ def _imports(found: dict[Place, Definition], defined: set[str]) -> tuple[str, ..
             source, original = imports[name]
             if _is_ours(source):
                 continue
+            if source == "" and name not in (original, original.split(".")[0]):
+                # `import a.b as c` is `from a import b as c`.
+                source, _, original = original.rpartition(".")
             renamed = f" as {name}" if original not in (name, name.split(".")[0]) else ""
             line = f"from {source} import {original}{renamed}"
             if source == "":

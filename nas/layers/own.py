@@ -3,14 +3,21 @@
 The file is executed, so only the person at the command line can name it (`--layers mine.py`).
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from nas.errors import UsageError
 from nas.layers.base import PRIMITIVES
-from nas.own_files import OwnFile, execute, read_source, refuse_other_files
+from nas.own_files import (
+    OwnFile,
+    hashes_of,
+    load,
+    read_source,
+    refuse_other_files,
+    sources_of,
+)
 
 PACKAGE = "nas.own"
 """The name that such modules have behind them, so that an exported model can carry their source."""
@@ -59,37 +66,32 @@ def load_source(name: str, source: str, path: str = "") -> OwnLayers:
         UsageError: As `load_layers`.
     """
     path = path or f"{name}.py"
-    module_name = f"{PACKAGE}.{name}"
-    known = LOADED.get(module_name)
-    if known is not None:
-        if known.source == source:
-            return known
-        raise UsageError(f"{path}: another file of this name was loaded before: rename one")
     before = set(PRIMITIVES)
+
+    def kept(module: ModuleType) -> OwnLayers:
+        new = tuple(sorted(PRIMITIVES.keys() - before))
+        if new:
+            return OwnLayers(name, source, new)
+        raise UsageError(
+            f'{path} registers no layer: put `@primitive("name")` (nas.layers.base) above a class'
+        )
+
     try:
-        execute(module_name, source, path)
+        return load(LOADED, f"{PACKAGE}.{name}", source, path, kept)
     except BaseException:
         for primitive in PRIMITIVES.keys() - before:
             del PRIMITIVES[primitive]
         raise
-    new = tuple(sorted(PRIMITIVES.keys() - before))
-    if not new:
-        del sys.modules[module_name]
-        raise UsageError(
-            f'{path} registers no layer: put `@primitive("name")` (nas.layers.base) above a class'
-        )
-    LOADED[module_name] = OwnLayers(name, source, new)
-    return LOADED[module_name]
 
 
 def sources() -> dict[str, str]:
     """Text of every file that this process has executed, by its name without `.py`."""
-    return {own.name: own.source for own in LOADED.values()}
+    return sources_of(LOADED)
 
 
 def hashes() -> dict[str, str]:
     """Hash of every such text, by its name."""
-    return {own.name: own.sha256 for own in LOADED.values()}
+    return hashes_of(LOADED)
 
 
 def refuse_others(wanted: Mapping[str, str], study: str) -> None:

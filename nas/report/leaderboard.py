@@ -1,27 +1,30 @@
 """Tables for people: the leaderboard of a search, and its final comparison."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.table import Table
 
+from nas.report.intervals import interval
 from nas.report.output import figure, print_line, tables
 from nas.report.progress import headline, shorten
+from nas.report.unit import Unit
 from nas.search.finals import Finalist, Retraining, finalists, read_retrainings
 from nas.search.standing import Standing
 from nas.study.study import Study
 
 
-def leaderboard(standing: Standing, rungs: Sequence[int], rows: int = 10) -> Table:
+def leaderboard(standing: Standing, rungs: Sequence[int], unit: Unit, rows: int = 10) -> Table:
     """The best trial of each architecture, best first."""
-    table = Table("", "score", "steps", "learning rate", "trial", "architecture", box=None)
+    table = Table("", unit.name, "steps", "learning rate", "trial", "architecture", box=None)
     for place, trial in enumerate(standing.architectures()[:rows], start=1):
         name = standing.zoo.get(trial.hash)
         label = f"[{name}] " if name else ""
         table.add_row(
             str(place),
-            figure(trial.score or 0.0),
+            figure(unit.value(trial.score or 0.0)),
             str(rungs[trial.rung or 0]),
             f"{trial.learning_rate:g}",
             str(trial.number),
@@ -55,6 +58,11 @@ class Final:
         """Standard deviation over the seeds (n - 1)."""
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
+    @property
+    def interval(self) -> float | None:
+        """Half the width of the 95% interval of the mean."""
+        return interval(self.scores)
+
 
 def compare(entries: Sequence[Finalist], retrainings: Sequence[Retraining]) -> list[Final]:
     """What each finalist reached, best mean first; those that failed stand last."""
@@ -69,7 +77,7 @@ def compare(entries: Sequence[Finalist], retrainings: Sequence[Retraining]) -> l
 
 
 def gain(finals: Sequence[Final]) -> Mapping[str, float] | None:
-    """How far the winner's mean is above the baselines' best and median; None: not known."""
+    """By how much the winner's mean score is above the baselines' best and median, if known."""
     means = {f.entry.name: f.mean for f in finals if f.mean is not None}
     baselines = [mean for name, mean in means.items() if name != "winner"]
     if "winner" not in means or not baselines:
@@ -80,16 +88,18 @@ def gain(finals: Sequence[Final]) -> Mapping[str, float] | None:
     }
 
 
-def finals_table(finals: Sequence[Final]) -> Table:
-    """The final comparison: mean and spread of the test scores over fresh seeds."""
-    table = Table("", "test", "± sd", "seeds", "validation", "learning rate", box=None)
+def finals_table(finals: Sequence[Final], unit: Unit) -> Table:
+    """The final comparison: mean, spread and interval of the test scores over fresh seeds."""
+    head = ("", f"test {unit.name}", "± 95%", "± sd", "seeds", "validation", "learning rate")
+    table = Table(*head, box=None)
     for final in finals:
         table.add_row(
             final.entry.name,
-            "failed" if final.mean is None else figure(final.mean),
+            "failed" if final.mean is None else figure(unit.value(final.mean)),
+            "" if final.interval is None else figure(final.interval),
             "" if final.deviation is None else figure(final.deviation),
             f"{len(final.scores)}" + (f" ({final.failed} failed)" if final.failed else ""),
-            figure(final.entry.validation),
+            figure(unit.value(final.entry.validation)),
             f"{final.entry.learning_rate:g}",
             style="bold" if final.entry.name == "winner" else None,
         )
@@ -104,53 +114,64 @@ def print_report(study: Study, *, json: bool = False) -> None:
         json: JSON lines on standard output instead of tables.
     """
     trials = study.trials()
-    zoo = study.definition.baselines
-    standing = Standing.of([trial.observation for trial in trials], zoo)
-    entries = finalists(standing)
-    finals = compare(entries, read_retrainings(study))
+    standing = Standing.of([trial.observation for trial in trials], study.definition.baselines)
+    finals = compare(finalists(standing), read_retrainings(study))
     measured = [final for final in finals if final.scores or final.failed]
-    rungs = study.definition.rungs
     if json:
-        for trial in standing.ranked:
-            print_line(
-                {
-                    "trial": trial.number,
-                    "state": trial.state,
-                    "score": trial.score,
-                    "architecture": trial.text,
-                    "learning_rate": trial.learning_rate,
-                    "steps": rungs[trial.rung or 0],
-                    "baseline": zoo.get(trial.hash),
-                }
-            )
-        for final in measured:
-            print_line(
-                {
-                    "final": final.entry.name,
-                    "test": final.mean,
-                    "deviation": final.deviation,
-                    "scores": list(final.scores),
-                    "architecture": final.entry.text,
-                    "learning_rate": final.entry.learning_rate,
-                }
-            )
-        if gained := gain(measured):
-            print_line({"gain": dict(gained)})
-        return
-    tables.print(
-        f"\n{headline(standing)}; validation scores ({study.definition.score}), best first:"
-    )
-    tables.print(leaderboard(standing, rungs))
+        for row in rows(study, standing, measured):
+            print_line(row)
+    else:
+        _print_tables(study, standing, measured)
+
+
+def rows(study: Study, standing: Standing, finals: Sequence[Final]) -> Iterator[dict[str, Any]]:
+    """The same for lines of JSON: trials, finalists, and the winner's gain in score.
+
+    `score`, `test` and `scores` are what is maximised; `value` is in the unit of `metric`.
+    """
+    unit, rungs = Unit.of(study.definition.score), study.definition.rungs
+    for trial in standing.ranked:
+        yield {
+            "trial": trial.number,
+            "state": trial.state,
+            "score": trial.score,
+            "metric": unit.name,
+            "value": unit.value(trial.score or 0.0),
+            "architecture": trial.text,
+            "learning_rate": trial.learning_rate,
+            "steps": rungs[trial.rung or 0],
+            "baseline": standing.zoo.get(trial.hash),
+        }
+    for final in finals:
+        yield {
+            "final": final.entry.name,
+            "test": final.mean,
+            "metric": unit.name,
+            "value": None if final.mean is None else unit.value(final.mean),
+            "interval": final.interval,
+            "deviation": final.deviation,
+            "scores": list(final.scores),
+            "architecture": final.entry.text,
+            "learning_rate": final.entry.learning_rate,
+        }
+    if gained := gain(finals):
+        yield {"gain": dict(gained)}
+
+
+def _print_tables(study: Study, standing: Standing, finals: Sequence[Final]) -> None:
+    unit = Unit.of(study.definition.score)
+    tables.print(f"\n{headline(standing)}; {unit.name} on validation, best first:")
+    tables.print(leaderboard(standing, study.definition.rungs, unit))
     if standing.winner is not None:
         tables.print(f"\nwinner (trial {standing.winner.number}):", markup=False)
         tables.print(standing.winner.text, markup=False, soft_wrap=True)
-    if measured:
-        tables.print("\nretrained from fresh seeds, scored on test:")
-        tables.print(finals_table(measured))
-        if gained := gain(measured):
+    if finals:
+        tables.print("\nretrained from fresh seeds, measured on test:")
+        tables.print(finals_table(finals, unit))
+        if gained := gain(finals):
             tables.print(
-                f"the winner is {figure(gained['over_best'], '+')} over the best baseline and "
-                f"{figure(gained['over_median'], '+')} over their median"
+                f"the winner's {unit.name} is {unit.apart(gained['over_best'])} the best "
+                f"baseline's and {unit.apart(gained['over_median'])} their median"
             )
     commands = [f"nas resume {study.call} --trials +40"]
     if standing.counts.get("complete"):

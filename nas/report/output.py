@@ -13,6 +13,12 @@ tables = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 """Tables for people; in a file or a pipe they are wide enough for an architecture."""
 
 
+def print_text(text: str) -> None:
+    """Text for people on standard output, as it is."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def print_line(row: dict[str, Any]) -> None:
     """One JSON line on standard output."""
     sys.stdout.write(json.dumps(row, allow_nan=False) + "\n")

@@ -196,6 +196,12 @@ def majority(splits: Splits) -> float:
     return float((validation[validation != IGNORED] == commonest).mean())
 
 
+def average(splits: Splits) -> float:
+    """Mean squared error on validation of always saying the training targets' mean."""
+    said = splits["train"].targets.mean(axis=0, dtype=np.float64)
+    return float(((splits["validation"].targets - said) ** 2).mean())
+
+
 def lookup(feature: Callable[[Split], NDArray[np.int64]]) -> Callable[[Splits], float]:
     """A rule that knows one integer of an example: says its most frequent class in training.
 

@@ -11,6 +11,9 @@ from torch import Tensor
 IGNORED = -100
 """The target of a position that is not asked."""
 
+NEGATIVE = "negative "
+"""Stands before the name of an error where its negative is meant, a score."""
+
 Measure = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
@@ -32,7 +35,7 @@ class Metric:
     @property
     def maximised(self) -> str:
         """The name of the score."""
-        return self.name if self.higher else f"negative {self.name}"
+        return self.name if self.higher else f"{NEGATIVE}{self.name}"
 
     def score(self, value: float) -> float:
         """What a search maximises: the value, or the negative of it where less is better."""

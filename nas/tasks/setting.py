@@ -47,6 +47,25 @@ class Setting:
         """The same with one weight decay."""
         return replace(self, recipe=replace(self.recipe, weight_decay=decay), weight_decays=())
 
+    def changed(
+        self,
+        learning_rate: float | None,
+        weight_decay: float | None,
+        width: int | None,
+        depth: int | None,
+    ) -> "Setting":
+        """The same with what is given instead."""
+        setting = self
+        if width is not None:
+            setting = replace(setting, widths=(width,))
+        if depth is not None:
+            setting = replace(setting, depth=depth)
+        if learning_rate is not None:
+            setting = setting.with_rate(learning_rate)
+        if weight_decay is not None:
+            setting = setting.with_decay(weight_decay)
+        return setting
+
     def __str__(self) -> str:
         recipes = self.recipes
         rates = " ".join(f"{r:g}" for r in dict.fromkeys(r.learning_rate for r in recipes))

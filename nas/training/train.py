@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
-from torch.nn import functional as F
 
 from nas.compiler.interface import Values
 from nas.compiler.model import Model
@@ -195,7 +195,8 @@ def _step(
     with autocast(device):
         outputs = model(inputs, mask)
         if isinstance(model.outputs, Values):
-            loss = F.mse_loss(outputs.float(), targets)
+            deviation = model.outputs.deviation
+            loss = F.mse_loss(outputs.float() / deviation, targets / deviation)
         else:
             logits = outputs.flatten(0, -2).float()
             loss = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED)

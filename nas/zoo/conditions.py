@@ -1,23 +1,23 @@
 """The four conditions under which a published system counts as one that the space can say.
 
 1. Its text parses. 2. A test compares it with its equations. 3. It keeps its promises: costs,
-gradients, causality, one token at a time. 4. It learns a task that it is known to solve.
+gradients, causality, one token at a time. 4. It learns a task that it is known to solve, as
+`nas.zoo.learned` says.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from nas.compiler.check import find_problems
 from nas.grammar.canonical import canonical_hash
 from nas.grammar.errors import SpaceError
 from nas.grammar.space import Space
+from nas.zoo.learned import is_learned
 from nas.zoo.probes import Outcome
 from nas.zoo.published import Placed, Published, place
 from nas.zoo.record import mean, saved
-
-MARGIN = 0.1
-"""A system has learned its probe task if it is better than every trivial rule by so much."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,11 @@ class Verdict:
     equations: str = ""
     trained: tuple[Outcome, ...] = ()
     records: tuple[str, ...] = ()
-    accuracy: float | None = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "accuracy", mean(self.trained) if self.trained else None)
+    @cached_property
+    def value(self) -> float | None:
+        """What its trainings reached, see `nas.zoo.record.mean`."""
+        return mean(self.trained) if self.trained else None
 
     @property
     def works(self) -> bool:
@@ -53,7 +54,10 @@ class Verdict:
     @property
     def learned(self) -> bool:
         """Condition 4."""
-        return self.accuracy is not None and self.accuracy > self.trained[0].trivial + MARGIN
+        if self.value is None:
+            return False
+        of = self.trained[0]
+        return is_learned(of.metric, of.higher, self.value, of.trivial)
 
 
 def judge(

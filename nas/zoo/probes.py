@@ -10,16 +10,14 @@ import torch
 
 from nas.errors import UsageError
 from nas.grammar.errors import SpaceError
+from nas.report.output import rounded
 from nas.tasks.base import Task
-from nas.tasks.metrics import ACCURACY
 from nas.tasks.own.code import load_source
 from nas.tasks.recipe import Recipe
 from nas.tasks.registry import load_task
 from nas.training.train import train
+from nas.zoo.learned import is_solved
 from nas.zoo.published import place, spaces
-
-SOLVED = 0.95
-"""Accuracy at which no longer training is tried."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Probe:
         seed: Of weights and data order.
         width: D.
         profile: Of the task.
-        steps: Budgets that are tried in turn until one ends at `SOLVED`; each trains anew.
+        steps: Budgets that are tried in turn until one solves the task; each trains anew.
         learning_rate: Peak.
         space: The space file.
         data: Folder with original data.
@@ -67,13 +65,15 @@ class Outcome:
         width: D.
         profile: Of the task.
         learning_rate: Peak.
-        accuracy: On the test split; None where training failed.
-        trivial: The best trivial rule, on validation.
+        metric: What the task counts.
+        higher: Whether more of it is better.
+        value: Of the metric on the test split, in its own unit; None where training failed.
+        trivial: What the best trivial rule reaches on validation.
         steps: Steps of the training that was scored.
         seconds: Of all trainings.
         parameters: Of the whole model.
         state: Numbers that a stream keeps after the task's length; 0 where it looks ahead.
-        error: Why there is no accuracy.
+        error: Why there is no value.
     """
 
     name: str
@@ -83,13 +83,20 @@ class Outcome:
     width: int
     profile: str
     learning_rate: float
-    accuracy: float | None
+    metric: str
+    higher: bool
+    value: float | None
     trivial: float
     steps: int
     seconds: float
     parameters: int
     state: int
     error: str = ""
+
+    @property
+    def solved(self) -> bool:
+        """Whether no longer training is needed."""
+        return self.value is not None and is_solved(self.higher, self.value, self.trivial)
 
 
 def run(probe: Probe) -> Outcome:
@@ -105,6 +112,7 @@ def run(probe: Probe) -> Outcome:
     for name, source in probe.task_files.items():
         load_source(name, source)
     task = task_of(probe.task, probe.profile, probe.data)
+    best = max if task.metric.higher else min
     causal, free = spaces(probe.space, (task.length,), probe.width)
     found = Outcome(
         name=probe.name,
@@ -114,8 +122,10 @@ def run(probe: Probe) -> Outcome:
         width=probe.width,
         profile=probe.profile,
         learning_rate=probe.learning_rate,
-        accuracy=None,
-        trivial=round(max(task.baselines.values()), 5),
+        metric=task.metric.name,
+        higher=task.metric.higher,
+        value=None,
+        trivial=rounded(best(task.baselines.values())),
         steps=0,
         seconds=0.0,
         parameters=0,
@@ -138,13 +148,13 @@ def run(probe: Probe) -> Outcome:
         )
         found = replace(
             found,
-            accuracy=None if result.score is None else round(result.score, 5),
+            value=None if result.score is None else rounded(task.metric.value(result.score)),
             steps=steps,
             seconds=round(found.seconds + result.seconds, 1),
             parameters=result.parameters,
             error=result.error or "",
         )
-        if found.accuracy is not None and found.accuracy >= SOLVED:
+        if found.solved:
             break
     return found
 
@@ -159,15 +169,15 @@ def task_of(name: str, profile: str, data: str | None = None) -> Task:
 
     Raises:
         UsageError: There is no such task, its data is missing, it is a suite of several, or it has
-            no accuracy.
+            no trivial rule.
     """
     suite = load_task(name, profile, None if data is None else Path(data))
     if len(suite.tasks) != 1:
         names = ", ".join(task.name for task in suite.tasks)
         raise UsageError(f"a probe is of one task, and {name} is a suite: choose one of {names}")
     (task,) = suite.tasks
-    if task.metric is not ACCURACY:
-        raise UsageError(f"a probe compares accuracies, and {name} counts the {task.metric.name}")
+    if not task.rules:
+        raise UsageError(f"{name} has no trivial rule to compare with: give its Task `rules`")
     return task
 
 

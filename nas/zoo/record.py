@@ -1,13 +1,18 @@
 """The dated file of `nas zoo probe`: outcomes as JSON and, beside it, as a Markdown table."""
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from nas.errors import NasError
-from nas.zoo.probes import SOLVED, Outcome
+from nas.report.output import figure
+from nas.tasks.metrics import ACCURACY
+from nas.zoo.learned import SOLVED, SOLVED_SHARE
+from nas.zoo.probes import Outcome
 
 
 def saved(path: Path) -> list[Outcome]:
@@ -20,9 +25,17 @@ def saved(path: Path) -> list[Outcome]:
         return []
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["outcomes"]
-        return [Outcome(**row) for row in rows]
+        return [Outcome(**_renamed(row)) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NasError(f"{path} holds no outcomes of `nas zoo probe`: {error}") from error
+
+
+def _renamed(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as it is written now; older files have accuracies only, under that name."""
+    if "accuracy" not in row:
+        return row
+    rest = {key: value for key, value in row.items() if key != "accuracy"}
+    return {**rest, "metric": ACCURACY.name, "higher": True, "value": row["accuracy"]}
 
 
 def save(path: Path, outcomes: Iterable[Outcome], about: Mapping[str, object]) -> None:
@@ -46,43 +59,69 @@ def save(path: Path, outcomes: Iterable[Outcome], about: Mapping[str, object]) -
         "- command of a row: `nas zoo probe SYSTEM --task TASK --seeds SEEDS --steps STEPS "
         "--width D --lr LR --profile PROFILE`",
         "",
-        "Accuracy on the test split, mean and standard deviation over seeds. Where a shorter",
-        f"training ended below {SOLVED}, a longer one was run from the same seed, and counts.",
-        "",
-        "| task | system | accuracy | seeds | trivial | steps | D | lr | profile | parameters "
-        "| state | seconds |",
-        f"|{'---|' * 12}",
-        *map(_row, _groups(ordered)),
+        "On the test split, mean and standard deviation over seeds. Where a shorter training ended",
+        f"with an accuracy below {SOLVED}, or an error above {SOLVED_SHARE} of the best trivial",
+        "rule's, a longer one was run from the same seed, and counts.",
     ]
+    for metric in sorted({outcome.metric for outcome in ordered}):
+        lines += [
+            "",
+            f"| task | system | {metric} | seeds | trivial | steps | D | lr | profile | parameters "
+            "| state | seconds |",
+            f"|{'---|' * 12}",
+            *map(_row, _groups([outcome for outcome in ordered if outcome.metric == metric])),
+        ]
     _write(path.with_suffix(".md"), "\n".join(lines) + "\n")
 
 
-def mean(outcomes: Iterable[Outcome]) -> float:
-    """Mean accuracy; a failed training counts 0."""
-    return statistics.fmean(outcome.accuracy or 0.0 for outcome in outcomes)
+def mean(outcomes: Iterable[Outcome]) -> float | None:
+    """The mean over seeds.
+
+    A failed training counts 0 where more is better. No error is too large to be reached: None
+    where one failed.
+    """
+    values = _values(outcomes)
+    return None if values is None else statistics.fmean(values)
+
+
+def _values(outcomes: Iterable[Outcome]) -> list[float] | None:
+    values = [0.0 if of.value is None and of.higher else of.value for of in outcomes]
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else None
 
 
 def _groups(outcomes: list[Outcome]) -> list[list[Outcome]]:
-    """Trainings that differ in their seeds alone."""
+    """Trainings of one metric that differ in their seeds alone; of each task the best first."""
     groups: dict[object, list[Outcome]] = {}
     for of in outcomes:
         alike = (of.task, of.name, of.hash, of.width, of.profile, of.learning_rate)
         groups.setdefault(alike, []).append(of)
-    return sorted(groups.values(), key=lambda group: (group[0].task, -mean(group), group[0].name))
+
+    def place(group: list[Outcome]) -> tuple[str, float, str]:
+        value, first = mean(group), group[0]
+        worse = math.inf if value is None else -value if first.higher else value
+        return first.task, worse, first.name
+
+    return sorted(groups.values(), key=place)
 
 
 def _row(group: list[Outcome]) -> str:
-    first = group[0]
-    spread = ""
-    if len(group) > 1:
-        spread = f" ± {statistics.stdev(outcome.accuracy or 0.0 for outcome in group):.3f}"
+    first, values = group[0], _values(group)
+    reached = "failed" if values is None else _told(first, statistics.fmean(values))
+    if values is not None and len(values) > 1:
+        reached += f" ± {_told(first, statistics.stdev(values))}"
     cells = (
-        *(first.task, first.name, f"{mean(group):.3f}{spread}", len(group), f"{first.trivial:.3f}"),
+        *(first.task, first.name, reached, len(group), _told(first, first.trivial)),
         *(max(outcome.steps for outcome in group), first.width, first.learning_rate),
         *(first.profile, f"{first.parameters:,}", f"{first.state:,}"),
         round(statistics.fmean(outcome.seconds for outcome in group)),
     )
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _told(of: Outcome, value: float) -> str:
+    """Three places of an accuracy; the digits of an error, which may be small."""
+    return f"{value:.3f}" if of.higher else figure(value)
 
 
 def _write(path: Path, text: str) -> None:

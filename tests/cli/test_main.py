@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import sqlite3
@@ -10,11 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nas.cli.main import main
 from nas.cli.search import parse_duration, parse_trials
 from nas.errors import UsageError
+from nas.report.output import figure
 from nas.tasks import registry
 from tests.cli import tiny
 
@@ -110,15 +113,27 @@ def test_errors_are_scores_below_zero(nas, here, monkeypatch):
     assert code == 0, err
     assert "mean squared error" in out
     assert "accuracy" not in out
-    code, out, err = nas(*[name if word == "tiny" else word for word in SEARCH], "--trials", "4",
-                         "--json")  # fmt: skip
+    words = [name if word == "tiny" else word for word in SEARCH]
+    code, out, err = nas(*words, "--trials", "6", "--final-seeds", "2", "--json")
     assert code == 0, err
     rows = [json.loads(line) for line in out.splitlines()]
     scores = {row["trial"]: row["score"] for row in rows if row.get("state") == "complete"}
     assert all(score < 0 for score in scores.values())
     assert list(scores.values()) == sorted(scores.values(), reverse=True)
-    assert all(row["test"] < 0 for row in rows if "final" in row)
-    assert "(negative mean squared error)" in nas("report", "s")[1]
+    finals = [row for row in rows if "final" in row]
+    assert len(finals) >= 2
+    for row in finals:
+        assert row["metric"] == "mean squared error"
+        assert row["value"] == -row["test"] == -sum(row["scores"]) / 2 > 0
+        # Student's quantile for one degree of freedom is 12.706; half the difference is s / sqrt 2.
+        assert row["interval"] == pytest.approx(12.7062 * abs(np.diff(row["scores"])[0]) / 2)
+    out = nas("report", "s")[1]
+    assert "negative" not in out
+    assert not re.search(r"-\d", out.partition("next:")[0])
+    (better,) = (row["gain"]["over_best"] for row in rows if "gain" in row)
+    side = "below" if better > 0 else "above"
+    assert f"mean squared error is {figure(abs(better))} {side} the best baseline's" in out
+    assert figure(finals[0]["interval"]) in out
     best = next(iter(scores))
     out = nas("show", "s", str(best))[1]
     assert "negative mean squared error" in out

@@ -27,7 +27,7 @@ def test_it_is_trained_and_probed(tmp_path):
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)
     assert row["task"] == "reverse.py:make[letters=4]"
-    assert row["accuracy"] is not None
+    assert row["value"] is not None
 
 
 @pytest.mark.timeout(600)

@@ -87,7 +87,7 @@ def test_check_reads_what_has_been_learned_from_the_dated_files(capsys):
     assert code == 0
     slstm, tcn = rows
     # 1.000 at 600 steps from each seed; the best trivial rule knows one parity in two
-    assert (slstm["probe"], slstm["accuracy"], slstm["learned"]) == ("parity", 1.0, True)
+    assert (slstm["probe"], slstm["value"], slstm["learned"]) == ("parity", 1.0, True)
     assert "zoo-separations-2026-11-21.json" in slstm["records"]
     assert (tcn["probe"], tcn["records"]) == ("copy_memory", ["zoo-probes-2026-11-21.json"])
     assert tcn["learned"]
@@ -110,7 +110,7 @@ def test_probe_trains_what_is_not_in_its_file_yet(capsys, tmp_path):
         ("tcn", 0, 5),
         ("tcn", 1, 5),
     ]
-    assert all(0 < row["accuracy"] < 1 for row in rows)
+    assert all(0 < row["value"] < 1 for row in rows)
     written = json.loads(out.read_text(encoding="utf-8"))
     assert written["outcomes"] == rows
     assert written["date"] < "3000"
@@ -120,6 +120,22 @@ def test_probe_trains_what_is_not_in_its_file_yet(capsys, tmp_path):
     code, rows, captured = run(capsys, *words)
     assert (code, rows) == (0, [])
     assert "nothing to train" in captured.err
+
+
+def test_an_error_is_probed_and_has_its_column(capsys, tmp_path):
+    out = tmp_path / "probes.json"
+    words = ("zoo", "probe", "mingru", "--task", "adding", "--steps", "2", "--profile", "small")
+    words = (*words, "--width", "16", "--out", str(out))
+    code, (row,), _ = run(capsys, *words, "--json")
+    assert code == 0
+    assert (row["metric"], row["higher"], row["steps"]) == ("mean squared error", False, 2)
+    assert row["value"] > 0.05
+    assert row["trivial"] == pytest.approx(1 / 6, rel=0.1)
+    table = out.with_suffix(".md").read_text(encoding="utf-8")
+    assert "| task | system | mean squared error |" in table
+    code, _, captured = run(capsys, *words, "--seeds", "2")
+    assert code == 0
+    assert captured.out.startswith("mingru adding seed 1: mean squared error 0.")
 
 
 def test_probe_refuses_what_it_cannot_do(capsys, tmp_path):
@@ -139,10 +155,6 @@ def test_probe_refuses_what_it_cannot_do(capsys, tmp_path):
     code, _, captured = run(capsys, *words)
     assert code == 2
     assert "choose one of lra/listops" in captured.err
-    words = ("zoo", "probe", "tcn", "--profile", "small", "--task", "adding")
-    code, _, captured = run(capsys, *words)
-    assert code == 2
-    assert "counts the mean squared error" in captured.err
 
 
 def test_probe_says_why_a_training_failed(capsys):
@@ -169,7 +181,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path):
         preexec_fn=lambda: limit_files(len(before) + 10),
     )
     assert full.returncode == 1
-    assert full.stdout.startswith("tcn parity seed 1: 0.")
+    assert full.stdout.startswith("tcn parity seed 1: accuracy 0.")
     assert f"cannot write {out}: File too large" in full.stderr
     assert out.read_bytes() == before
     assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".json", ".md"]

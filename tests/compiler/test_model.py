@@ -4,7 +4,7 @@ import random
 import pytest
 import torch
 
-from nas.compiler.interface import Features, Label, Reconstruction, TokenLabels, Tokens
+from nas.compiler.interface import Features, Label, Reconstruction, TokenLabels, Tokens, Values
 from nas.compiler.model import Model
 from nas.grammar.space import Space
 from nas.resources import find_architecture, find_space, packaged_architectures
@@ -73,6 +73,22 @@ def test_a_reconstruction_comes_from_the_last_vector_alone():
         for row, length in enumerate((LENGTH, 5, 9, 1)):
             last = vectors[0][row : row + 1, length - 1]
             torch.testing.assert_close(logits[row : row + 1], net.head(net.decoder(last, LENGTH)))
+
+
+def test_values_are_in_the_unit_of_their_targets():
+    plain, far = (model(outputs=Values(2, *unit)).eval() for unit in ((), ((1e4, -1e-3), 8.0)))
+    assert plain.state_dict().keys() == far.state_dict().keys()
+    x = example(Tokens(11))
+    with torch.no_grad():
+        expected = plain(x) * 8 + torch.tensor([1e4, -1e-3])
+        assert torch.equal(far(x), expected)
+        state = far.init_state(batch=4)
+        for token in x.unbind(1):
+            streamed, state = far.step(token, state)
+        assert torch.allclose(streamed, expected, rtol=1e-6, atol=1e-4)
+        # bfloat16 has no number between 9984 and 10048.
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert (far(x) - expected).abs().max() < 1
 
 
 def test_a_state_is_not_changed_by_a_step():

@@ -128,3 +128,14 @@ def test_a_kernel_is_its_portable_form():
     collected = collect([("nas.kernels.diagonal_scan.operator", "diagonal_scan")])
     portable = ["nas.kernels.diagonal_scan.chunked", "nas.kernels.diagonal_scan.cpu"]
     assert [name for name, _ in collected.sections] == portable
+
+
+def test_an_import_may_be_written_in_two_ways(modules):
+    modules(
+        made_up_p="import torch.nn.functional as F\nfrom nas.made_up_q import other\n\n"
+        "def first(x):\n    return F.relu(x) + other(x)\n",
+        made_up_q="from torch.nn import functional as F\n\ndef other(x):\n    return F.silu(x)\n",
+    )
+    collected = collect([("nas.made_up_p", "first")])
+    assert collected.imports == ("from torch.nn import functional as F",)
+    assert callable(run(collected)["first"])

@@ -7,14 +7,22 @@ task as `reverse.py:make[length=32]`, with the file's hash and no path.
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from nas.errors import NasError, UsageError
-from nas.own_files import OwnFile, execute, read_source, refuse_other_files, told
+from nas.own_files import (
+    OwnFile,
+    hashes_of,
+    load,
+    read_source,
+    refuse_other_files,
+    sources_of,
+    told,
+)
 from nas.tasks.base import Profile, Splits, Task
 from nas.tasks.cache import salted
 from nas.tasks.named import TASKS, Entry, knobs_of
@@ -22,7 +30,21 @@ from nas.tasks.named import TASKS, Entry, knobs_of
 _NAME = re.compile(r"(.*\.py)(?::(\w*))?(\[.*\])?")
 _PACKAGE = "nas.own_tasks"
 
-_LOADED: dict[str, tuple[OwnFile, ModuleType]] = {}
+
+@dataclass(frozen=True)
+class OwnTasks(OwnFile):
+    """A file that was executed.
+
+    Args:
+        name: Its name without `.py`.
+        source: Its text.
+        module: What it became.
+    """
+
+    module: ModuleType
+
+
+_LOADED: dict[str, OwnTasks] = {}
 
 
 def load_task_file(word: str) -> str:
@@ -60,18 +82,18 @@ def load_source(name: str, source: str, path: str = "") -> None:
     Raises:
         UsageError: As `load_task_file`.
     """
-    path = path or f"{name}.py"
-    if name in _LOADED:
-        if _LOADED[name][0].source != source:
-            raise UsageError(f"{path}: another file of this name was loaded before: rename one")
-        return
     known = dict(TASKS)
     try:
-        module = execute(f"{_PACKAGE}.{name}", source, path)
+        load(
+            _LOADED,
+            f"{_PACKAGE}.{name}",
+            source,
+            path or f"{name}.py",
+            lambda module: OwnTasks(name, source, module),
+        )
     finally:  # a decorated function does not replace a task of the package
         TASKS.clear()
         TASKS.update(known)
-    _LOADED[name] = OwnFile(name, source), module
 
 
 def find(name: str) -> Entry | None:
@@ -84,17 +106,17 @@ def find(name: str) -> Entry | None:
     if parsed is None:
         return None
     stem, function = Path(parsed[1]).stem, parsed[2]
-    if stem not in _LOADED or Path(parsed[1]).name != parsed[1]:
+    own = _LOADED.get(f"{_PACKAGE}.{stem}")
+    if own is None or Path(parsed[1]).name != parsed[1]:
         raise UsageError(
             f"{name} is a task of a file of one's own: say where it is with --task .../{name}"
         )
-    own, module = _LOADED[stem]
-    make = getattr(module, function or "", None)
+    make = getattr(own.module, function or "", None)
     if not inspect.isfunction(make):
         there = [
             key
-            for key, value in vars(module).items()
-            if inspect.isfunction(value) and value.__module__ == module.__name__
+            for key, value in vars(own.module).items()
+            if inspect.isfunction(value) and value.__module__ == own.module.__name__
         ]
         raise UsageError(
             f"--task names the function that makes the task, such as {stem}.py:make; {stem}.py has "
@@ -107,12 +129,12 @@ def find(name: str) -> Entry | None:
 
 def task_sources() -> dict[str, str]:
     """Text of every file that this process has executed, by its name without `.py`."""
-    return {name: own.source for name, (own, _) in _LOADED.items()}
+    return sources_of(_LOADED)
 
 
 def task_hashes() -> dict[str, str]:
     """Hash of every such text, by its name."""
-    return {name: own.sha256 for name, (own, _) in _LOADED.items()}
+    return hashes_of(_LOADED)
 
 
 def refuse_other_tasks(wanted: Mapping[str, str], study: str, task: str) -> None:

@@ -20,7 +20,8 @@ from nas.tasks.archives import MissingDataError, fingerprint_of_file
 from nas.tasks.base import Profile, Task
 from nas.tasks.cache import Arrays, cached
 from nas.tasks.named import Entry
-from nas.tasks.own.columns import MOST_ROWS, VERSION, Columns, encode, make_task
+from nas.tasks.own.columns import MOST_ROWS, VERSION, Columns, encode
+from nas.tasks.own.encoded import make_task
 
 SUFFIXES = (".csv", ".parquet", ".npz")
 KNOBS = ("causal", "text", "longest", "steps", "batch")

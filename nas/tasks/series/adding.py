@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.compiler.interface import Features, Values
-from nas.tasks.base import Profile, Split, Splits, Task
+from nas.tasks.base import Profile, Split, Splits, Task, average
 from nas.tasks.generate import Draw, generated
 from nas.tasks.metrics import SQUARED_ERROR
 from nas.tasks.named import task
@@ -80,7 +80,7 @@ def _task(profile: Profile, of: Adding) -> Task:
         steps=600 if small else 10 * sizes[0] // batch,
         source=lambda: generated(f"adding-{of.length}", of, sizes, lambda keys: draw(keys, of)),
         decode=decode,
-        rules={"mean": mean, "always 1": _one},
+        rules={"mean": average, "always 1": _one},
         metric=SQUARED_ERROR,
         difficulty=_distance,
     )
@@ -110,12 +110,6 @@ def decode(inputs: NDArray, targets: NDArray) -> str:
     marked = np.flatnonzero(inputs[:, 1])
     terms = " + ".join(f"{inputs[i, 0]:.4f}@{i}" for i in marked)
     return f"{len(inputs)} numbers; {terms} = {targets[0]:.4f}"
-
-
-def mean(splits: Splits) -> float:
-    """Mean squared error on validation of always saying the training targets' mean."""
-    said = splits["train"].targets.mean(axis=0, dtype=np.float64)
-    return float(((splits["validation"].targets - said) ** 2).mean())
 
 
 def _one(splits: Splits) -> float:

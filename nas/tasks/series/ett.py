@@ -22,7 +22,7 @@ from nas.tasks.archives import (
     data_folders,
     original,
 )
-from nas.tasks.base import SPLITS, Profile, Split, Splits, Task
+from nas.tasks.base import SPLITS, Profile, Split, Splits, Task, average
 from nas.tasks.metrics import SQUARED_ERROR
 from nas.tasks.named import task
 
@@ -114,7 +114,7 @@ def _task(
         source=lambda: load(path, of),
         decode=decode,
         rules={
-            "mean": lambda splits: _error(splits, _mean(splits)),
+            "mean": average,
             "last value": lambda splits: _error(splits, _last(splits, 1)),
             "same hour of the last day": lambda splits: _error(splits, _last(splits, DAY)),
         },
@@ -190,10 +190,6 @@ def decode(inputs: NDArray, targets: NDArray) -> str:
     before = " ".join(f"{value:.2f}" for value in inputs[-DAY:, -1])
     after = " ".join(f"{value:.2f}" for value in targets.reshape(-1, inputs.shape[1])[:DAY, -1])
     return f"OT ... {before}\n-> {after} ..."
-
-
-def _mean(splits: Splits) -> NDArray:
-    return splits["train"].targets.mean(axis=0, dtype=np.float64)
 
 
 def _last(splits: Splits, hours: int) -> NDArray:

@@ -150,6 +150,16 @@ def test_parquet(tmp_path):
     table = arrow.table({"inputs": [[0.5, float(i)] for i in range(99)], "targets": ["a"] * 99})
     parquet.write_table(table, tmp_path / "r.parquet")
     assert one("r.parquet", data=tmp_path).inputs == Features(1)
+    sums_ = [[0.5 * sum(row), -1.0] for row in data]
+    parquet.write_table(arrow.table({"inputs": data, "targets": sums_}), tmp_path / "v.parquet")
+    task = one("v.parquet", data=tmp_path)
+    assert task.outputs.numbers == 2
+    for _, row, target in examples(task):
+        assert target.tolist() == [0.5 * row.sum(), -1.0]
+    missing = arrow.table({"inputs": data, "targets": [None, *(0.5 for _ in data[1:])]})
+    parquet.write_table(missing, tmp_path / "m.parquet")
+    with pytest.raises(UsageError, match=r"row 1: `targets` are .*, not 'None'"):
+        one("m.parquet", data=tmp_path)
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing PAR1")
     with pytest.raises(UsageError, match="cannot be read as Parquet"):
         one("bad.parquet", data=tmp_path)
@@ -171,7 +181,7 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
         ("inputs,targets\n1 2,0\n,1\n", "row 2: no inputs"),
         ("inputs,targets\n0.5 2,0\n,1\n", "row 2: no inputs"),
         ("inputs,targets\nab,0\n,1\n", "row 2: no inputs"),
-        ("inputs,targets\n1 2,0.5\n3 4,1.5\n", "`targets` are real numbers"),
+        ("inputs,targets\n1 2,0.5\n3 4,nan\n", "row 2: a target is missing or infinite"),
         ("inputs,targets\n1 2,0,3\n", "line 2: 3 cells under 2 names"),
         ("inputs,targets\n1 2,0\n1 -2,1\n", r"row 2: tokens are integers from 0"),
         ("inputs,targets\n1 2,0\n1 999999999,1\n", r"row 2: tokens are integers from 0"),
