@@ -86,11 +86,11 @@ def test_a_term_that_cannot_be_built_is_named(oracle):
 
 
 ALIKE = """
-start: "net" "(" block ")" -> net
+start: "net" "(" block ")" -> net                //@ 1 let deep = 0, far = 0
 ?block: "leaf" -> leaf
-      | "layer" "(" kind "," size "," block ")" -> layer  //@ 1 where deep < 3 let deep = deep + 1
+      | "layer" "(" kind "," size "," block ")" -> layer  //@ 1 where deep < 3 let far = deep, deep = deep + 1
 !kind: "plain"                                   //@ 1
-     | "odd"                                     //@ 3 where deep != 2
+     | "odd"                                     //@ 3 where far > 0
      | "dear"                                    //@ 1
 !size: "1"                                       //@ 2
      | "2"                                       //@ 1
@@ -114,14 +114,12 @@ def test_values_that_cost_the_same_are_all_drawn(oracle, cap):
         def indifferent(self, name, measures):
             return {"kind": frozenset({"plain", "odd"})} if name == "layer" else {}
 
-    context = {"deep": 0}
     grammar = oracle.build(ALIKE)
-    given = frozenset(context)
     priced = {
-        Derivation(node).text: oracle.cost(node, context, Costs(), given)[1][0]
-        for node, _ in oracle.everything(grammar, context)
+        Derivation(node).text: oracle.cost(node, {}, Costs(), frozenset())[1][0]
+        for node, _ in oracle.everything(grammar, {})
     }
-    capped = Space(grammar, context=context, costs=Costs(), caps={"parameters": cap})
+    capped = Space(grammar, costs=Costs(), caps={"parameters": cap})
     found = {d.text: p for d, p in oracle.finished(capped.decide())}
     assert found.keys() == {text for text, price in priced.items() if price <= cap}
     assert sum(found.values()) == pytest.approx(1)
