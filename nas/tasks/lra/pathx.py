@@ -5,7 +5,8 @@ find room, as in the public code: they seldom do, and with wide gaps less often.
 
 Source: the parameters are those that the Arena lists for its images of 128 x 128, the others the
 public generator's own. There masks of whole pixels keep dashes apart; what they come to was
-measured on images made by its steps: dashes stay one gap from the padding, and two gaps from each other.
+measured on images made by its steps: dashes stay one gap from the padding, and two gaps from each
+other.
 
 Knobs: as Pathfinder has them; distractors make up to 35 dashes.
 """
