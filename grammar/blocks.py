@@ -26,6 +26,11 @@ class Blocks:
     most: float
     parameters: bool
 
+    @property
+    def one(self) -> bool:
+        """Whether it is one block and nothing else."""
+        return self.fewest == self.most == 1 and not self.parameters
+
 
 class BlockCounts:
     """The blocks of every rule and alternative of a grammar.

@@ -125,6 +125,8 @@ class Budget:
         values: dict[int, Slack | None],
     ) -> Slack | None:
         """What the best setting in a tree costs; the one that was promised is best."""
+        if id(tree) in values:
+            return values[id(tree)]
         best: Slack | None = None
         if isinstance(tree, Leaf):
             best = self._cheapest.value(tree, context)

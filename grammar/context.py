@@ -4,7 +4,7 @@ Contexts are interned: equal contexts are one object, so that whatever is comput
 context is found again by identity, however often a derivation comes by.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from nas.grammar.errors import SpaceError
 from nas.grammar.expression import Value
@@ -112,16 +112,24 @@ class Contexts:
         context = self._interned.get(key)
         if context is None:
             context = self._interned[key] = Context(values, partial)
-            context.core = self._part(context, self._deciding)
-            context.deep_core = self._part(context, self._deciding | {DEPTH})
-            context.given = self._part(context, self._given)
+            context.core = self.part(context, self._deciding)
+            context.deep_core = self.part(context, self._deciding | {DEPTH})
+            context.given = self.part(context, self._given)
         return context
 
-    def _part(self, context: Context, names: frozenset[str]) -> Context:
+    def part(self, context: Context, names: frozenset[str]) -> Context:
+        """The same context with only some names."""
         if context.partial and context.keys() <= names:
             return context
         values = {name: value for name, value in context.items() if name in names}
         return self._intern(values, partial=True)
+
+    def names_seen(self, alternative: Alternative, rules: Iterable[str]) -> frozenset[str]:
+        """What is given, and the names that some rules in an alternative look at or are made of."""
+        names = frozenset[str]().union(*(self._names[rule] for rule in rules))
+        if any(name in names for name, _ in alternative.lets):
+            names = names.union(*(expression.names for _, expression in alternative.lets))
+        return names | self._given | ({DEPTH} if self.depth_decides else frozenset())
 
     def below(self, alternative: Alternative, context: Context) -> Context:
         """The context of the parts of an alternative that is chosen in a context."""

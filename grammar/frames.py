@@ -22,6 +22,7 @@ MAX_LEAVES = 20_000  # settings of one term in one context
 MAX_SETTINGS = 100  # parameters of one term
 
 _Open = tuple[str, int, Route, int]  # a parameter to be chosen: its rule, scope, route, level
+_Seen = tuple[tuple[Chosen, ...], tuple[Part, ...]]  # what the cost of a setting depends on
 
 
 class Frames:
@@ -50,6 +51,8 @@ class Frames:
         self._measures = tuple(costs.measures.index(measure) for measure in measures)
         self.blocks = BlockCounts(grammar, costs, contexts.root)
         self._trees: dict[tuple[Alternative, Context], Setting | Leaf] = {}
+        self._grown: dict[tuple[Alternative, Context], Setting | Leaf] = {}
+        self._names_of: dict[Alternative, frozenset[str]] = {}
 
     def tree(self, alternative: Alternative, context: Context) -> Setting | Leaf:
         """The settings of an alternative in a context, legal ones only.
@@ -63,11 +66,27 @@ class Frames:
         key = (alternative, core)
         found = self._trees.get(key)
         if found is None:
-            try:
-                found = _Growth(self, alternative, core, counted=False).tree()
-            except _CountMattersError:
-                found = _Growth(self, alternative, core, counted=True).tree()
+            # Where all that the parameters look at is the same, so is the tree.
+            seen = (alternative, self.contexts.part(core, self._names_seen(alternative)))
+            found = self._grown.get(seen)
+            if found is None:
+                found = self._grown[seen] = self._grow(alternative, core)
             self._trees[key] = found
+        return found
+
+    def _grow(self, alternative: Alternative, core: Context) -> Setting | Leaf:
+        try:
+            return _Growth(self, alternative, core, counted=False).tree()
+        except _CountMattersError:
+            return _Growth(self, alternative, core, counted=True).tree()
+
+    def _names_seen(self, alternative: Alternative) -> frozenset[str]:
+        """Names of a context that the settings of an alternative and their costs depend on."""
+        found = self._names_of.get(alternative)
+        if found is None:
+            parameters = [r for r in alternative.references if not self.blocks.of_rule(r).one]
+            found = self.contexts.names_seen(alternative, parameters)
+            self._names_of[alternative] = found
         return found
 
     def indifferent(self, alternative: Alternative) -> Mapping[str, frozenset[str]]:
@@ -143,7 +162,8 @@ class _Growth:
         self._counted = counted  # whether the number of repeated blocks is chosen as a parameter
         self._leaves = 0
         self._indifferent: Mapping[str, frozenset[str]] = {}
-        self._known: dict[tuple[Chosen, ...], tuple[tuple[float, ...], tuple[float, ...]]] = {}
+        self._told: dict[Alternative, bool] = {}
+        self._known: dict[_Seen, tuple[tuple[float, ...], tuple[float, ...]]] = {}
 
     def tree(self) -> Setting | Leaf:
         """The tree of settings."""
@@ -184,13 +204,19 @@ class _Growth:
             self._refuse()
         (rule, scope, route, level), rest = agenda[0], agenda[1:]
         branches: list[tuple[Alternative, Setting | Leaf]] = []
+        shared: dict[str | None, Setting | Leaf] = {}
         for alternative in frames.legal(rule, scopes[scope]):
-            if frames.blocks.has_cost(alternative.name):
+            alike = not alternative.references and not self._tells(alternative)
+            if alike and alternative.name in shared:
+                branch = shared[alternative.name]
+            elif frames.blocks.has_cost(alternative.name):
                 part = Part(alternative, scope, route, level)
                 branch = self._choose(rest, (*parts, part), scopes, chosen)
             else:
                 new = Chosen(alternative, scope, route, level)
                 branch = self._choose(rest, parts, scopes, (*chosen, new))
+                if alike:
+                    shared[alternative.name] = branch
             branches.append((alternative, branch))
         return Setting(rule, scope, route, tuple(branches))
 
@@ -198,22 +224,29 @@ class _Growth:
         blocks = self._frames.blocks.of_rule(rule)
         if blocks.parameters or not blocks.most:
             return False
-        return blocks.fewest == blocks.most == 1 or not self._counted
+        return blocks.one or not self._counted
 
     def _leaf(self, chosen: tuple[Chosen, ...], parts: tuple[Part, ...]) -> Leaf:
         self._leaves += 1
         if self._leaves > MAX_LEAVES:
             self._refuse()
-        if parts or not self._indifferent:
+        if not self._indifferent:
             return Leaf(chosen, parts, *self._priced(chosen, parts))
         # Settings that differ only where the cost does not see it are priced once.
-        telling = tuple(each for each in chosen if self._tells(each.alternative))
-        if telling not in self._known:
-            self._known[telling] = self._priced(chosen, parts)
-        return Leaf(chosen, parts, *self._known[telling])
+        seen = tuple([each for each in chosen if self._tells(each.alternative)]), parts
+        found = self._known.get(seen)
+        if found is None:
+            found = self._known[seen] = self._priced(chosen, parts)
+        return Leaf(chosen, parts, *found)
 
     def _tells(self, alternative: Alternative) -> bool:
         """Whether the cost depends on a parameter's having this value, rather than some others."""
+        found = self._told.get(alternative)
+        if found is None:
+            found = self._told[alternative] = self._is_seen(alternative)
+        return found
+
+    def _is_seen(self, alternative: Alternative) -> bool:
         alike = self._indifferent.get(alternative.name or "")
         if not alike:
             return alike is None

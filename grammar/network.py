@@ -20,12 +20,14 @@ class _Plan:
 
     Args:
         frame: The term that it is a parameter of.
-        scopes: For every alternative chosen so far, the context below it.
+        taken: The alternatives chosen so far, the term's own first.
+        scopes: For each of them, the context below it.
         setting: The parameter.
         branches: For every legal alternative, what follows.
     """
 
     frame: Frame
+    taken: tuple[Alternative, ...]
     scopes: tuple[Context, ...]
     setting: Setting
     branches: Sequence[Setting | Leaf]
@@ -101,16 +103,17 @@ class Network:
         alternative = point.alternatives[index]
         plan = point.plan
         if isinstance(plan, _Plan):
-            scopes = plan.scopes
+            taken, scopes = plan.taken, plan.scopes
             if not self._is_block(alternative):
                 above = scopes[plan.setting.scope]
+                taken = (*taken, alternative)
                 scopes = (*scopes, self._contexts.below(alternative, above))
-            return self._follow(point, plan.frame, scopes, plan.branches[index])
+            return self._follow(point, plan.frame, taken, scopes, plan.branches[index])
         scopes = (self._contexts.below(alternative, point.context),)
         if self._budget is None:
-            return self._derive(point, scopes, self._without_cost(alternative))
+            return self._derive(point, (alternative,), scopes, self._without_cost(alternative))
         frame, tree = self._budget.frame(alternative, point.context)
-        return self._follow(point, frame, scopes, tree)
+        return self._follow(point, frame, (alternative,), scopes, tree)
 
     def _is_block(self, alternative: Alternative) -> bool:
         return self._budget is not None and self._budget.has_cost(alternative)
@@ -127,16 +130,22 @@ class Network:
         self,
         point: Point,
         frame: Frame,
+        taken: tuple[Alternative, ...],
         scopes: tuple[Context, ...],
         tree: Setting | Leaf,
     ) -> Link:
         if isinstance(tree, Leaf):
-            return self._derive(point, scopes, tree)
-        parameter = self._parameter(frame, scopes, tree, point.scale)
+            return self._derive(point, taken, scopes, tree)
+        parameter = self._parameter(frame, taken, scopes, tree, point.scale)
         return Link("", (), (parameter,), (((), parameter),))
 
     def _parameter(
-        self, frame: Frame, scopes: tuple[Context, ...], setting: Setting, scale: Slack
+        self,
+        frame: Frame,
+        taken: tuple[Alternative, ...],
+        scopes: tuple[Context, ...],
+        setting: Setting,
+        scale: Slack,
     ) -> Point:
         """The point of a parameter of a term that has a cost."""
         context = self._contexts.view(setting.rule, scopes[setting.scope])
@@ -155,18 +164,24 @@ class Network:
                 deltas.append(tuple(map(mul, map(sub, value, least), scale)))
         total = sum(weights[a] for a in alternatives)
         probabilities = [weights[a] / total for a in alternatives]
-        plan = _Plan(frame, scopes, setting, branches)
+        plan = _Plan(frame, taken, scopes, setting, branches)
         return Point(
             setting.rule, context, setting.route, alternatives, probabilities, deltas, scale, plan
         )
 
-    def _derive(self, point: Point, scopes: tuple[Context, ...], leaf: Leaf) -> Link:
+    def _derive(
+        self,
+        point: Point,
+        taken: tuple[Alternative, ...],
+        scopes: tuple[Context, ...],
+        leaf: Leaf,
+    ) -> Link:
         """Text, nodes and points that follow when all parameters of a term are chosen."""
         scale = tuple(map(mul, point.scale, leaf.scale))
         parts: list[Part] = []
         texts: list[list[str]] = [[]]  # before, between and after the parts
         emits: list[list[Emit]] = [[]]
-        for piece in self._pieces(leaf):
+        for piece in self._pieces(taken, leaf):
             if isinstance(piece, str):
                 texts[-1].append(piece)
             elif isinstance(piece, Part):
@@ -191,21 +206,25 @@ class Network:
             routes=tuple(reversed(routes)),
         )
 
-    def _pieces(self, leaf: Leaf) -> Iterator[str | Emit | Part]:
+    def _pieces(self, taken: tuple[Alternative, ...], leaf: Leaf) -> Iterator[str | Emit | Part]:
         """A setting in the order of its text: alternatives before their own text, blocks."""
-        at: dict[Route, Chosen | Part] = {each.route: each for each in leaf.chosen}
+        at: dict[Route, tuple[Alternative, Route] | Part] = {
+            each.route: (alternative, each.route)
+            for each, alternative in zip(leaf.chosen, taken, strict=True)
+        }
         at.update((part.route, part) for part in leaf.parts)
-        stack: list[str | Chosen | Part] = [leaf.chosen[0]]
+        stack: list[str | tuple[Alternative, Route] | Part] = [at[()]]
         while stack:
             top = stack.pop()
-            if not isinstance(top, Chosen):
+            if not isinstance(top, tuple):
                 yield top
                 continue
-            texts = self._texts(top.alternative)
+            alternative, route = top
+            texts = self._texts(alternative)
             arity = len(texts) - 1
-            yield (top.alternative, arity) if arity else (Node(top.alternative), 0)
+            yield (alternative, arity) if arity else (Node(alternative), 0)
             for child in reversed(range(arity)):
-                stack += (texts[child + 1], at[(*top.route, child)])
+                stack += (texts[child + 1], at[(*route, child)])
             yield texts[0]
 
     def _texts(self, alternative: Alternative) -> tuple[str, ...]:

@@ -48,7 +48,8 @@ class Leaf:
     """One setting of all parameters of a frame.
 
     Args:
-        chosen: Its alternatives, the frame's own first.
+        chosen: Its alternatives, the frame's own first. Where the cost does not see a parameter's
+            value, the first stands for all.
         parts: Its blocks, from left to right.
         own: What the term itself costs, per capped measure.
         scale: What the cost of its blocks is multiplied with.
@@ -68,7 +69,8 @@ class Setting:
         rule: The parameter's rule.
         scope: Under which of the alternatives chosen so far it stands.
         route: Where it stands.
-        branches: Its legal alternatives and what follows from each.
+        branches: Its legal alternatives and what follows from each: the same object where that is
+            the same.
     """
 
     rule: str
@@ -78,9 +80,9 @@ class Setting:
 
 
 def leaves(tree: Setting | Leaf) -> Iterator[Leaf]:
-    """All settings of a frame, in the order of their choices."""
+    """All settings of a frame that differ, in the order of their choices."""
     if isinstance(tree, Leaf):
         yield tree
     else:
-        for _, branch in tree.branches:
+        for branch in {id(branch): branch for _, branch in tree.branches}.values():
             yield from leaves(branch)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -268,6 +269,7 @@ def primitive(name: str) -> Callable[[_Class], _Class]:
     return register
 
 
+@lru_cache(maxsize=4096)
 def parse_argument(text: str) -> Argument:
     """Reads a parameter of an architecture's text.
 

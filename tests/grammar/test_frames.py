@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 
+from nas.grammar.derivation import Derivation
 from nas.grammar.errors import SpaceError
 from nas.grammar.space import Space
 
@@ -82,3 +83,43 @@ def test_a_term_that_cannot_be_built_is_named(oracle):
         SpaceError, match=r"space.lark:1: no cost for attention\(heads\(4\)\).*2 ch"
     ):
         Space(grammar, context={"D": 2}, costs=Costs(), caps={"parameters": 3}).sample(Random(0))
+
+
+ALIKE = """
+start: "net" "(" block ")" -> net                //@ 1 let deep = 0, far = 0
+?block: "leaf" -> leaf
+      | "m" "(" kind "," size "," block ")" -> layer //@ 1 where deep < 3 let far=deep, deep=deep+1
+!kind: "plain"                                   //@ 1
+     | "odd"                                     //@ 3 where far > 0
+     | "dear"                                    //@ 1
+!size: "1"                                       //@ 2
+     | "2"                                       //@ 1
+"""
+
+
+@pytest.mark.parametrize("cap", [6, 8, 11, 14, 30])
+def test_values_that_cost_the_same_are_all_drawn(oracle, cap):
+    class Costs:
+        """`plain` and `odd` cost the same; `kind` looks at a context that the term makes."""
+
+        measures = ("parameters",)
+
+        def cost(self, name, arguments, context):
+            if name in ("kind", "size"):
+                return None
+            sizes = {a.name: a.arguments[0] for a in arguments if a is not None}
+            own = 2 + int(sizes["size"]) + 3 * (sizes["kind"] == "dear") if sizes else 1
+            return (own if name == "layer" else 1,), (1,)
+
+        def indifferent(self, name, measures):
+            return {"kind": frozenset({"plain", "odd"})} if name == "layer" else {}
+
+    grammar = oracle.build(ALIKE)
+    priced = {
+        Derivation(node).text: oracle.cost(node, {}, Costs(), frozenset())[1][0]
+        for node, _ in oracle.everything(grammar, {})
+    }
+    capped = Space(grammar, costs=Costs(), caps={"parameters": cap})
+    found = {d.text: p for d, p in oracle.finished(capped.decide())}
+    assert found.keys() == {text for text, price in priced.items() if price <= cap}
+    assert sum(found.values()) == pytest.approx(1)

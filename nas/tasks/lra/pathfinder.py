@@ -10,6 +10,7 @@ are a third as long, and as many as makes 20 dashes.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ SMALL = Pathfinder(
 DASHES: dict[Profile, tuple[int, int]] = {"paper": (3, 14), "small": (2, 4)}
 """The fewest and the most of a long contour."""
 _WIDEST = 64  # characters of a picture
-_PIXELS = 2**22  # that are looked at together
+_PIXELS = 2**20  # that are looked at together
 
 
 @task("lra/pathfinder", "are two dots joined by a dashed path?")
@@ -180,12 +181,13 @@ def find_dots(images: NDArray, radius: float) -> NDArray[np.int64]:
     """
     count, height, width = images.shape
     around = max(1, int(radius))
+    side = 2 * around + 1
     # Dots are brighter than dashes: the power makes more of that.
     brightness = (np.arange(int(images.max()) + 1) / max(1, images.max())) ** 3
     levels = np.zeros((count, height + 2 * around, width + 2 * around))
     levels[:, around:-around, around:-around] = brightness[images]
-    rows = sum(levels[:, i : i + height] for i in range(2 * around + 1))
-    sums = np.asarray(sum(rows[:, :, i : i + width] for i in range(2 * around + 1)))
+    rows = reduce(np.add, (levels[:, i : i + height] for i in range(side)))
+    sums = reduce(np.add, (rows[:, :, i : i + width] for i in range(side)))
     first = np.stack(np.divmod(sums.reshape(count, -1).argmax(axis=1), width), axis=1)
     grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"))
     near = (np.abs(grid - first[:, :, None, None]) < 2 * radius).all(axis=1)

@@ -1,11 +1,12 @@
 """Path-X of the Long Range Arena: Pathfinder (Linsley et al. 2018) at 128 x 128, 16,384 tokens.
 
-An image has gaps of one of two lengths. Which one is drawn first, and kept until the contours find
-room with it, as in the public code: they seldom do, with wider gaps less often.
+The gaps of an image have one of two lengths. Which one is drawn first, and kept until the contours
+find room, as in the public code: they seldom do, and with wide gaps less often.
 
 Source: the parameters are those that the Arena lists for its images of 128 x 128, the others the
-public generator's own. Positions being whole pixels there, what keeps dashes apart is measured on
-its images: whole dashes stay a gap further from the edge than `padding`, and two gaps from others.
+public generator's own. There masks of whole pixels keep dashes apart; what they come to was
+measured on images made by its steps: dashes stay one gap from the padding, and two gaps from each
+other.
 
 Knobs: as Pathfinder has them; distractors make up to 35 dashes.
 """

@@ -23,7 +23,7 @@ class Pathfinder:
         dashes: Dashes of each of the two long contours.
         seed_distance: Distance between the first ends of the two long contours.
         seed_margin: Least distance of the first end of the first contour from the image's edges.
-        distractors: Number of short contours that are tried.
+        distractors: Number of short contours, less those that find no room.
         distractor_dashes: Dashes of each of them.
         distance_step: Keep an image only where the distance between the dots, in whole steps of
             this, would be the same were they joined or not; None: keep all, as the original does.
@@ -32,7 +32,7 @@ class Pathfinder:
         short_contrast: Brightness of the distractors.
         levels: Shades of grey told apart.
         version: Of the generator's code.
-        tries: Most often that each distractor is tried.
+        tries: How often each distractor is tried at most, until it finds room.
     """
 
     drawing: Drawing = field(default_factory=Drawing)

@@ -117,7 +117,7 @@ def _course(drawing: Drawing, width: int) -> NDArray[np.int64]:
     return _table(courses, cell)
 
 
-def _table(cells: list[NDArray[np.int64]], cell: int) -> NDArray[np.int64]:
+def _table(cells: list[NDArray], cell: int) -> NDArray[np.int64]:
     """Lists of cells as an array `[cell, cell, DIRECTIONS, K]`, their first filling up the rest."""
     longest = max(map(len, cells))
     filled = [np.concatenate([some, np.repeat(some[:1], longest - len(some))]) for some in cells]
