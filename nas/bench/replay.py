@@ -8,7 +8,7 @@ from random import Random
 
 from nas.bench.objectives import parts
 from nas.bench.search import Run
-from nas.bench.table import SearchTable
+from nas.bench.table import SearchTable, Training
 from nas.grammar.canonical import canonical_hash
 from nas.grammar.derivation import Derivation
 from nas.grammar.space import Space
@@ -29,7 +29,7 @@ class PoolSpace(Space):
     def __init__(self, space: Space, pool: Sequence[Derivation]) -> None:
         super().__init__(
             space.grammar,
-            context=dict(space.context.items()),
+            context=space._given,
             costs=space.costs,
             caps=space.caps,
         )
@@ -65,7 +65,7 @@ class Replay:
         self.space = PoolSpace(space, derivations)
         self._derivations = derivations
         self._parts = [_parts(derivation) for derivation in derivations]
-        self._seen = [table.trainings[m.hash, task, observed] for m in table.members]
+        self._seen = [_training(table, m.hash, task, observed) for m in table.members]
         fresh = [seed for seed in seeds if seed != observed]
         self.fresh = [
             statistics.fmean(_test(table, m.hash, task, seed) for seed in fresh)
@@ -135,10 +135,15 @@ def _parts(derivation: Derivation) -> Counter[object]:
     return Counter(part for part, _ in parts(derivation.term))
 
 
-def _test(table: SearchTable, hash_: str, task: str, seed: int) -> float:
+def _training(table: SearchTable, hash_: str, task: str, seed: int) -> Training:
     training = table.trainings.get((hash_, task, seed))
     if training is None:
         raise ValueError(f"the table is not finished: {hash_[:10]} on {task}, seed {seed}")
+    return training
+
+
+def _test(table: SearchTable, hash_: str, task: str, seed: int) -> float:
+    training = _training(table, hash_, task, seed)
     # A failed training is as bad as the worst.
     if training.test is None:
         return min(

@@ -64,7 +64,9 @@ def test_whatever_is_chosen_is_legal(space):
         decisions = space.decide(coarse=True)
         while (choice := decisions.current) is not None:
             assert sum(choice.probabilities) == pytest.approx(1)
-            decisions.choose(draw([1.0] * len(choice.alternatives), rng))
+            even = rng.random() < 0.1  # always, and the derivation would hardly end
+            weights = [1.0] * len(choice.alternatives) if even else choice.probabilities
+            decisions.choose(draw(weights, rng))
         space.check(decisions.derivation)
         assert space.parse(decisions.derivation.text) == decisions.derivation
 

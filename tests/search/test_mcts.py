@@ -113,36 +113,30 @@ def test_the_learning_rate_is_the_last_decision(arms, instant):
     assert {p.learning_rate for p in proposals} <= {r for r in LEARNING_RATES if r != 1e-3}
 
 
-def test_moves_made_elsewhere_count_as_computed_by_hand(arms, instant):
-    """Below `a` the tree knows `6` alone; that `4` is better is known from `b` and `c`."""
-    texts = [("net(b, 4)", 0.8), ("net(b, 5)", 0.1), ("net(c, 4)", 0.7), ("net(a, 6)", 0.9)]
+def test_moves_made_elsewhere_count(arms, instant):
+    """Below `a`, the best, only `1` is known to the tree; which extra is best is known from `b`."""
+    texts = [(f"net(b, {extra})", extra / 100) for extra in range(1, 10)]
+    texts.append(("net(a, 1)", 0.9))
     history = [trial(instant, arms, i, *pair) for i, pair in enumerate(texts)]
-    ranks = {0.1: 0, 0.7: 1 / 3, 0.8: 2 / 3, 0.9: 1}
-    settings = {"greed": 0.0, "halves": False, "exploration": 1e-6}
 
-    def extra(**more):
-        proposal = TreeSearch(arms, **settings, **more).propose(history, random_stream(3, 0))
-        head, tail = proposal.derivation.term.arguments
-        assert head.arguments[0] == "a"  # 1, the mean of `b` is 1/3, that of `c` too
-        return tail.arguments[0], proposal.learning_rate
+    def proposed(equivalence):
+        strategy = TreeSearch(
+            arms, exploration=1e-6, equivalence=equivalence, greed=0.0, halves=False, coarse=False
+        )
+        return strategy.propose(history, random_stream(3, 0)).derivation.text
 
-    # By the tree alone `6` is worth 1, and so is, being unknown there, every other one: the first.
-    assert extra(equivalence=0.0)[0] == "1"
-    # Moves: (1 + 2 * 1) / 3 = 1 of `6`, (2/3 + 1/3 + 2 * 1) / 4 = 3/4 of `4`, (0 + 2) / 3 of `5`;
-    # those nobody made keep the node's mean, 1. So `4` and `5` are what is not taken.
-    assert ranks[0.8] + ranks[0.7] == 1
-    found = set()
-    for number, text in enumerate(("net(a, 1)", "net(a, 2)", "net(a, 3)", "net(a, 7)"), start=4):
-        history.append(trial(instant, arms, number, text, 0.0))
-        found.add(extra(equivalence=1e9)[0])
-    assert found <= set("6789")
+    # By the tree alone all extras are worth what `a` is: the first that is new is taken.
+    assert proposed(0.0) == "net(a, 2)"
+    # By moves, `9` is worth (8/9 + 2 * 1) / 3 and `1` (0 + 1 + 2 * 1) / 4.
+    assert proposed(1e9) == "net(a, 9)"
 
 
 def test_wide_choices_are_made_in_halves(arms, instant):
     """Three trials tell that the upper half of nine is better; one alone knows nothing of 8."""
     texts = [("net(a, 7)", 0.9), ("net(a, 9)", 0.8), ("net(a, 1)", 0.1), ("net(a, 2)", 0.2)]
+    texts += [(f"net({arm}, {extra})", 0.0) for arm in "bc" for extra in range(1, 9)]
     history = [trial(instant, arms, i, *pair) for i, pair in enumerate(texts)]
-    settings = {"equivalence": 0.0, "greed": 0.0, "exploration": 0.3}
+    settings = {"equivalence": 0.0, "greed": 0.0, "exploration": 0.1}
     found = Counter(
         p.derivation.term.arguments[1].arguments[0]
         for seed in range(20)
