@@ -1,6 +1,7 @@
 """What can stand below a rule, whatever the context: names that are read, levels that are added."""
 
 import math
+import re
 from collections.abc import Mapping
 
 from nas.grammar.rules import Alternative, Grammar
@@ -20,6 +21,12 @@ def levels(alternative: Alternative) -> int:
 def is_helper(rule: str) -> bool:
     """Whether a rule stands for a group or a repetition rather than being written in a file."""
     return rule.startswith("__")
+
+
+def helper_kind(rule: str) -> str | None:
+    """What a helper rule stands for: `group`, `opt`, `star`, `plus`, `times`; None for others."""
+    match = re.fullmatch(r"__.*_(group|opt|star|plus|times)_\d+", rule, re.DOTALL)
+    return match and match[1]
 
 
 def names_below(grammar: Grammar) -> Mapping[str, frozenset[str]]:

@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from nas.cli.learn import learn
 from nas.cli.options import Json, Layers, Seed, Width
 from nas.report.output import messages, print_line, tables
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from nas.grammar.space import Space
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(learn)
 
 SpaceFile = Annotated[
     str, typer.Argument(metavar="SPACE", help="A .lark file, or the name of a packaged one.")
