@@ -87,26 +87,26 @@ def generated(
 
     def make() -> Arrays:
         key = stream(name, repr(definition))
-        told = _progress(name, sum(sizes))
-        return flatten(_fill(key, sizes, generators, repeats, chunk, told))
+        count = _counter(name, sum(sizes))
+        return flatten(_fill(key, sizes, generators, repeats, chunk, count))
 
-    known = (name, definition, sizes, "repeats") if repeats else (name, definition, sizes)
-    arrays = cached(name.replace("/", "-"), known, make)
+    told = (name, definition, sizes, "repeats") if repeats else (name, definition, sizes)
+    arrays = cached(name.replace("/", "-"), told, make)
     return unflatten(arrays)
 
 
-def _progress(name: str, total: int) -> Callable[[int], None]:
-    """What is to be called with the number of examples made, and says their sum now and then."""
+def _counter(name: str, total: int) -> Callable[[int], None]:
+    """Takes the number of examples that have just been made, and says their sum now and then."""
     made, last = 0, time.monotonic()
 
-    def told(count: int) -> None:
+    def count(more: int) -> None:
         nonlocal made, last
-        made += count
+        made += more
         if time.monotonic() - last > _SILENCE:
             last = time.monotonic()
             _log.warning("%s: %s of %s examples are made", name, f"{made:,}", f"{total:,}")
 
-    return told
+    return count
 
 
 def _fill(
@@ -115,7 +115,7 @@ def _fill(
     generators: tuple[Generator, Generator, Generator],
     repeats: bool,
     chunk: int,
-    told: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> Splits:
     """Every split's examples, with those that occurred before drawn again."""
     splits: dict[SplitName, Split] = {}
@@ -127,7 +127,7 @@ def _fill(
         rows = np.arange(count)
         fewest, since = count + 1, 0
         while len(rows):
-            _examples(keys, attempts, rows, split, generator, chunk, told)
+            _examples(keys, attempts, rows, split, generator, chunk, progress)
             rows = _repeated(seen, split["identity"], repeats)
             fewest, since = (len(rows), 0) if len(rows) < fewest else (fewest, since + 1)
             if since == PATIENCE:
@@ -149,7 +149,7 @@ def _examples(
     split: dict[str, NDArray],
     generator: Generator,
     size: int,
-    told: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> None:
     """Set the given rows of a split to the next kept attempt of each; `attempts` counts on."""
     while len(rows):
@@ -168,7 +168,7 @@ def _examples(
                 found["identity"] = fingerprints(found["inputs"])
             for name, values in found.items():
                 _set(split, name, len(keys), chunk[draw.kept], values)
-            told(int(draw.kept.sum()))
+            progress(int(draw.kept.sum()))
             rejected.append(chunk[~draw.kept])
         rows = np.concatenate(rejected)
 

@@ -5,7 +5,8 @@ one long contour; the other marks the other end of the same contour, or an end o
 both classes the dots' contours and their ink are drawn in the same way.
 
 Knobs: the Arena has easier data, too, of contours of 6 and of 9 dashes instead of 14. Distractors
-are a third as long, and as many as makes 20 dashes.
+are a third as long, and as many as makes 20 dashes. With 6, the distance of the dots alone says
+which in 63 of 100 images.
 """
 
 from collections.abc import Callable
@@ -38,7 +39,7 @@ SMALL = Pathfinder(
     long_contrast=0.74,
     levels=4,
 )
-DASHES: dict[Profile, tuple[int, int]] = {"paper": (3, 14), "small": (2, 4)}
+DASHES: dict[Profile, tuple[int, int]] = {"paper": (3, 14), "small": (2, 3)}
 """The fewest and the most of a long contour."""
 _WIDEST = 64  # characters of a picture
 _PIXELS = 2**20  # that are looked at together
@@ -53,10 +54,10 @@ def pathfinder(profile: Profile, *, dashes: int | None = None) -> Task:
         dashes: Of each of the two long contours.
 
     Raises:
-        ValueError: There are next to no such images.
+        ValueError: Next to no images have so many.
     """
     small = profile == "small"
-    of = with_dashes(SMALL if small else PAPER, dashes, DASHES[profile], 20)
+    of = with_dashes(SMALL if small else PAPER, dashes, profile, 20)
     train, held_out = (12_000, 2_000) if small else (160_000, 20_000)
     sizes = (train, held_out, held_out)
     return of_images(
@@ -74,23 +75,24 @@ def pathfinder(profile: Profile, *, dashes: int | None = None) -> Task:
 
 
 def with_dashes(
-    of: Pathfinder, dashes: int | None, bounds: tuple[int, int], distracting: int
+    of: Pathfinder, dashes: int | None, profile: Profile, distracting: int
 ) -> Pathfinder:
     """A definition with other long contours and, where it has any, distractors a third as long.
 
     Args:
         of: The definition.
         dashes: Of each long contour; None: as the definition has.
-        bounds: Of that number.
+        profile: The definition's.
         distracting: Dashes of all distractors together, at most.
 
     Raises:
-        ValueError: The number is out of bounds.
+        ValueError: Next to no images have so many.
     """
     if dashes is None:
         return of
-    if not bounds[0] <= dashes <= bounds[1]:
-        raise ValueError(f"dashes is {bounds[0]} to {bounds[1]}, not {dashes}")
+    fewest, most = DASHES[profile]
+    if not fewest <= dashes <= most:
+        raise ValueError(f"dashes is {fewest} to {most}, not {dashes}")
     of = replace(of, dashes=dashes)
     if of.distractors:
         short = dashes // 3

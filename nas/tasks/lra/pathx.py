@@ -5,10 +5,9 @@ find room, as in the public code: they seldom do, and with wide gaps less often.
 
 Source: the parameters are those that the Arena lists for its images of 128 x 128, the others the
 public generator's own. There masks of whole pixels keep dashes apart; what they come to was
-measured on images made by its steps: dashes stay one gap from the padding, and two gaps from each
-other.
+measured on images made by its steps: one gap from the padding, and two gaps from each other.
 
-Knobs: as Pathfinder has them; distractors make up to 35 dashes.
+Knobs: as Pathfinder's, with distractors of 35 dashes together.
 """
 
 import numpy as np
@@ -60,8 +59,6 @@ def _shorter(gap: float) -> Pathfinder:
 
 PAPER = (_published(2.0), _published(3.0))
 SMALL = (_shorter(0.25), _shorter(0.5))
-DASHES: dict[Profile, tuple[int, int]] = {"paper": (3, 14), "small": (2, 4)}
-"""The fewest and the most of a long contour."""
 _PIXELS = 2**22  # of the images that are made at once
 
 
@@ -74,12 +71,11 @@ def pathx(profile: Profile, *, dashes: int | None = None) -> Task:
         dashes: Of each of the two long contours.
 
     Raises:
-        ValueError: There are next to no such images.
+        ValueError: Next to no images have so many.
     """
     small = profile == "small"
-    bounds = DASHES[profile]
     parts = tuple(
-        pathfinder.with_dashes(part, dashes, bounds, 35) for part in (SMALL if small else PAPER)
+        pathfinder.with_dashes(part, dashes, profile, 35) for part in (SMALL if small else PAPER)
     )
     train, held_out = (12_000, 2_000) if small else (160_000, 20_000)
     sizes = (train, held_out, held_out)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nas.errors import NasError, UsageError
+from nas.errors import UsageError
 from nas.tasks.base import SPLITS, Split, bins, lookup
 from nas.tasks.lra import pathx
 from nas.tasks.lra.pathfinder import PAPER, SMALL, draw, find_dots, pathfinder, picture, render
-from nas.tasks.lra.scene import Pathfinder, compose, has_room, with_room
+from nas.tasks.lra.scene import Pathfinder, compose, with_room
 from nas.tasks.lra.snakes import SUBPIXELS, Drawing, offsets
 from nas.tasks.random_streams import derive, stream
 from nas.tasks.registry import load_task
@@ -205,25 +205,6 @@ def test_it_looks_like_the_public_generators_images(real_data):
     assert ours.mean() == pytest.approx(theirs.mean(), rel=0.2)
 
 
-def test_the_first_that_finds_room_is_taken():
-    keys = derive(stream("room"), np.arange(30))
-    found = with_room(keys, SMALL)
-    assert has_room(found, SMALL).all()
-    for key, first in zip(keys, found, strict=True):
-        below = derive(key, np.arange(400))
-        kept = compose(below, SMALL).kept
-        assert (has_room(below, SMALL) == kept).all()
-        assert kept.any()
-        assert below[kept.argmax()] == first
-
-
-def test_images_without_room_are_refused(monkeypatch):
-    """A contour that does not fit its window."""
-    monkeypatch.setattr("nas.tasks.lra.scene._PATIENCE", 2000)
-    with pytest.raises(NasError, match="found room: allow fewer dashes"):
-        with_room(derive(stream("none"), np.arange(2)), replace(SMALL, dashes=12))
-
-
 @pytest.mark.parametrize(
     ("name", "dashes", "distractors"),
     [("pathfinder", 6, "10 distractors of 2"), ("pathfinder", 9, "6 distractors of 3"),
@@ -243,11 +224,12 @@ def test_fourteen_dashes_are_the_definition():
         assert same.definition == bare.definition
 
 
-@pytest.mark.parametrize("profile", ["small", "paper"])
+@pytest.mark.parametrize(("profile", "bounds"), [("small", "2 to 3"), ("paper", "3 to 14")])
 @pytest.mark.parametrize("dashes", [1, 15])
-def test_impossible_dashes_are_refused(profile, dashes):
-    with pytest.raises(UsageError, match=f"dashes is . to 1?4, not {dashes}"):
-        load_task(f"lra/pathfinder[dashes={dashes}]", profile)
+def test_impossible_dashes_are_refused(profile, bounds, dashes):
+    for name in ("lra/pathfinder", "lra/pathx"):
+        with pytest.raises(UsageError, match=f"dashes is {bounds}, not {dashes}"):
+            load_task(f"{name}[dashes={dashes}]", profile)
 
 
 def test_the_published_images_are_frozen():
