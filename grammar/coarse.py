@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from nas.grammar.choices import Point
-from nas.grammar.decisions import Choice
+from nas.grammar.decisions import Choice, down
 from nas.grammar.derivation import Derivation
 from nas.grammar.network import Network
 from nas.grammar.sampling import derive, spend
@@ -106,9 +106,7 @@ class CoarseDecisions:
         if len(self._legal) < len(alternatives):
             alternatives = tuple([alternatives[i] for i in self._legal])
             probabilities = point.renormalised(self._legal)[0]
-        path = None
-        for index in (*each.path, *point.at):
-            path = (path, index)
+        path = down(None, (*each.path, *point.at))
         return Choice(point.rule, point.context, alternatives, probabilities, path)
 
     @property

@@ -103,7 +103,7 @@ class Decisions:
         assert self._stack is not None
         stack, point, path = self._stack
         for route, following in self._network.link(point, index).routes:
-            stack = (stack, following, _down(path, route))
+            stack = (stack, following, down(path, route))
         self._stack = stack
         self._slack = spend(self._slack, point.deltas[index])
         self._chosen = (self._chosen, index)
@@ -123,7 +123,7 @@ class Decisions:
         if len(self._legal) < len(alternatives):
             alternatives = tuple([alternatives[i] for i in self._legal])
             probabilities = point.renormalised(self._legal)[0]
-        return Choice(point.rule, point.context, alternatives, probabilities, _down(path, point.at))
+        return Choice(point.rule, point.context, alternatives, probabilities, down(path, point.at))
 
     @property
     def derivation(self) -> Derivation:
@@ -142,7 +142,8 @@ class Decisions:
         return derive(self._network, lambda _: indices.pop())
 
 
-def _down(path: _Path, route: tuple[int, ...]) -> _Path:
+def down(path: _Path, route: tuple[int, ...]) -> _Path:
+    """The path of a node, given the one above that a route leads from."""
     for index in route:
         path = (path, index)
     return path

@@ -16,6 +16,7 @@ from typing import Any
 
 from nas.bench.pool import Member, capped, draw_pool
 from nas.errors import NasError, UsageError
+from nas.grammar.expression import Value
 from nas.grammar.space import Space
 from nas.resources import find_space
 from nas.search.setup import rungs
@@ -194,7 +195,8 @@ def build(
 def space_of(tasks: Sequence[Task]) -> Space:
     """The space of the table: causal, and under the caps of a study."""
     lengths = tuple(sorted({task.length for task in tasks}))
-    context = {"L": lengths, "D": WIDTH, "causal": any(task.causal for task in tasks)}
+    causal = any(task.causal for task in tasks)
+    context: dict[str, Value] = {"L": lengths, "D": WIDTH, "causal": causal}
     return capped(Space.load(str(find_space(SPACE)), context=context))
 
 

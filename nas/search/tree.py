@@ -122,4 +122,5 @@ class Moves:
             moves, trials = moves[inside], trials[inside]
         size = len(self._keys)
         times = np.bincount(moves, minlength=size).astype(np.float64)
-        return times, np.bincount(moves, rewards[trials], minlength=size)
+        sums = np.bincount(moves, rewards[trials], minlength=size)
+        return times, sums.astype(np.float64)
