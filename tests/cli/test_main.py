@@ -3,12 +3,9 @@
 import json
 import os
 import re
-import resource
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +17,8 @@ from nas.errors import UsageError
 from nas.report.output import figure
 from nas.tasks import registry
 from tests.cli import tiny
+from tests.processes import limit_files
 
-ROOT = Path(__file__).parents[2]
 SEARCH = ["search", "--task", "tiny", "--workers", "1", "--width", "16", "--name", "s",
           "--start", "transformer", "--start", "mingru", "--strategy", "random",
           "--profile", "small", "--final-seeds", "1"]  # fmt: skip
@@ -46,19 +43,6 @@ def nas(capsys):
         return end.value.code, out, err
 
     return run
-
-
-def process(*words: str, **options: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tests.cli.tiny", *words]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
 
 
 def complaint(code: int, err: str, expected: int) -> str:
@@ -287,27 +271,22 @@ def test_a_damaged_checkpoint_is_said_and_left_aside(nas, here):
     assert not (here / "best").exists()
 
 
-def test_a_full_disk_is_one_line_and_nothing_is_lost(here):
+def test_a_full_disk_is_one_line_and_nothing_is_lost(here, process):
     # Files of this process may not grow over a limit: the database hits it after some trials.
-    first = process(*SEARCH, "--trials", "3", "--final-seeds", "0")
-    assert first.wait(timeout=120) == 0, first.stderr.read()
+    code, _, err = process(tiny.command, [*SEARCH, "--trials", "3", "--final-seeds", "0"]).finish()
+    assert code == 0, err
     size = sum(
         Path(f"results/s.db{end}").stat().st_size
         for end in ("", "-wal")
         if Path(f"results/s.db{end}").exists()
     )
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20_000, size + 20_000))
-
-    full = process("resume", "s", "--trials", "+400", "--workers", "1", preexec_fn=limit)
-    _, err = full.communicate(timeout=200)
-    line = complaint(full.returncode, err, 1)
+    resume = ["resume", "s", "--workers", "1", "--final-seeds", "0", "--trials"]
+    limited = partial(limit_files, size + 20_000)
+    code, _, err = process(tiny.command, [*resume, "+400"], prepare=limited).finish()
+    line = complaint(code, err, 1)
     assert "full" in line or "large" in line or "write" in line
-    after = process("resume", "s", "--trials", "+0", "--workers", "1", "--final-seeds", "0")
-    _, err = after.communicate(timeout=120)
-    assert after.returncode == 0, err
+    code, _, err = process(tiny.command, [*resume, "+0"]).finish()
+    assert code == 0, err
     with sqlite3.connect("results/s.db") as database:
         assert database.execute("pragma integrity_check").fetchone() == ("ok",)
         states = [row[0] for row in database.execute("select state from trials order by number")]
@@ -315,21 +294,17 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(here):
     assert set(states) <= {"COMPLETE", "PRUNED"}
 
 
-def test_ctrl_c_keeps_the_state(here):
-    search = process(*SEARCH, "--trials", "500", "--final-seeds", "0")
-    deadline = time.monotonic() + 90
+def test_ctrl_c_keeps_the_state(here, process):
+    search = process(tiny.command, [*SEARCH, "--trials", "500", "--final-seeds", "0"])
     database = Path("results/s.db")
-    while time.monotonic() < deadline:
-        if database.exists() and count(database) >= 3:
-            break
-        time.sleep(0.05)
-    search.send_signal(signal.SIGINT)
-    _, err = search.communicate(timeout=60)
-    assert search.returncode == 130
+    search.wait(lambda _: database.exists() and count(database) >= 3)
+    search.signal(signal.SIGINT)
+    code, _, err = search.finish(60)
+    assert code == 130
     assert err.splitlines()[-1] == "interrupted; nothing is lost: nas resume s"
-    again = process("resume", "s", "--trials", "+1", "--workers", "1", "--final-seeds", "0")
-    _, err = again.communicate(timeout=120)
-    assert again.returncode == 0, err
+    again = ["resume", "s", "--trials", "+1", "--workers", "1", "--final-seeds", "0"]
+    code, _, err = process(tiny.command, again).finish()
+    assert code == 0, err
 
 
 def count(database: Path) -> int:

@@ -1,53 +1,49 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from nas.cli.main import main
+
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def nas(tmp_path_factory):
-    cache = tmp_path_factory.mktemp("cache")
-    environment = {**os.environ, "NAS_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
-    environment.pop("NAS_DATA", None)
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "nas", "tasks", *words],
-            capture_output=True, text=True, env=environment, timeout=120,
-        )  # fmt: skip
-
-    return run
+@pytest.fixture
+def nas(process, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path_factory.getbasetemp() / "tasks"))
+    monkeypatch.delenv("NAS_DATA", raising=False)
+    return lambda *words: process(main, ("tasks", *words)).finish()
 
 
-def test_the_list_names_every_task(nas):
-    run = nas()
-    assert run.returncode == 0
+def test_the_list_names_every_task():
+    command = [sys.executable, "-m", "nas", "tasks"]
+    run = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stderr
     for name in ("lra", "lra/listops", "lra/text", "lra/image", "lra/pathfinder", "mqar"):
         assert name in run.stdout
 
 
 def test_the_list_as_json(nas):
-    rows = [json.loads(line) for line in nas("--json").stdout.splitlines()]
+    rows = [json.loads(line) for line in nas("--json").out.splitlines()]
     assert {"lra", "lra/listops", "mqar"} <= {row["name"] for row in rows}
     assert all(row["summary"] for row in rows)
 
 
 def test_a_task_is_described_with_three_examples(nas):
     run = nas("lra/listops", "--profile", "small")
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count(" = ") == 3
-    assert "root operator" in run.stdout
-    assert "[M" in run.stdout
+    assert run.code == 0, run.err
+    assert run.out.count(" = ") == 3
+    assert "root operator" in run.out
+    assert "[M" in run.out
 
 
 def test_a_description_as_json(nas):
     run = nas("lra/listops", "--profile", "small", "--json")
-    (row,) = [json.loads(line) for line in run.stdout.splitlines()]
+    (row,) = [json.loads(line) for line in run.out.splitlines()]
     assert row["name"] == "lra/listops"
     assert row["profile"] == "small"
     assert len(row["examples"]) == 3
@@ -73,7 +69,7 @@ def test_a_picture_that_fits_a_screen_is_shown_whole_and_a_long_text_is_not(nas,
 @pytest.mark.parametrize("name", ["lra/listop", "lra/text", "lra/pathx[dashes=1]"])
 def test_errors_are_one_line(nas, name):
     run = nas(name, "--profile", "small")
-    assert run.returncode == 2
-    assert run.stderr.startswith("error: ")
-    assert run.stderr.count("\n") == 1
-    assert "Traceback" not in run.stderr
+    assert run.code == 2
+    assert run.err.startswith("error: ")
+    assert run.err.count("\n") == 1
+    assert "Traceback" not in run.err

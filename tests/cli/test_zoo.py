@@ -1,8 +1,5 @@
 import json
-import resource
-import signal
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +7,7 @@ import pytest
 from nas.cli.main import main
 from nas.tasks.registry import TASKS
 from nas.zoo.published import zoo
+from tests.processes import limit_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -166,27 +164,17 @@ def test_probe_says_why_a_training_failed(capsys):
     assert "not causal" in captured.out
 
 
-def test_a_full_disk_leaves_the_file_as_it_was(tmp_path):
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, process):
     """Tried with a real limit on the size of files, in a process of its own."""
     out = tmp_path / "probes.json"
-    words = [sys.executable, "-m", "nas", "zoo", "probe", "tcn", "--task", "parity", "--out"]
-    words += [str(out), "--steps", "1", "--profile", "small", "--width", "16"]
-    subprocess.run(words, check=True, capture_output=True)
+    words = ["zoo", "probe", "tcn", "--task", "parity", "--out", str(out)]
+    words += ["--steps", "1", "--profile", "small", "--width", "16"]
+    assert process(main, words).finish().code == 0
     before = out.read_bytes()
-    full = subprocess.run(
-        [*words, "--seeds", "2"],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: limit_files(len(before) + 10),
-    )
-    assert full.returncode == 1
-    assert full.stdout.startswith("tcn parity seed 1: accuracy 0.")
-    assert f"cannot write {out}: File too large" in full.stderr
+    limited = partial(limit_files, len(before) + 10)
+    code, text, err = process(main, [*words, "--seeds", "2"], prepare=limited).finish()
+    assert code == 1
+    assert text.startswith("tcn parity seed 1: accuracy 0.")
+    assert f"cannot write {out}: File too large" in err
     assert out.read_bytes() == before
     assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".json", ".md"]
-
-
-def limit_files(size):
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

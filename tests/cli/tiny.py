@@ -1,12 +1,8 @@
-"""The command line with one more task, which takes a fraction of a second.
-
-python -m tests.cli.tiny search --task tiny ...
-"""
-
-import sys
+"""The command line with one more task, which takes a fraction of a second."""
 
 import numpy as np
 
+from nas.cli.main import main
 from nas.compiler.interface import Features, Label, Tokens, Values
 from nas.tasks import registry
 from nas.tasks.base import Split, Task
@@ -48,12 +44,7 @@ def regression(profile, data, *, length: int = 6) -> Task:
     )  # fmt: skip
 
 
-def install() -> None:
+def command(words: list[str]) -> None:
+    """The command line in a process of its own."""
     registry.TASKS["tiny"] = registry.Entry("for tests", make)
-
-
-if __name__ == "__main__":
-    from nas.cli.main import main
-
-    install()
-    main(sys.argv[1:])
+    main(words)

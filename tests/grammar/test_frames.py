@@ -86,9 +86,9 @@ def test_a_term_that_cannot_be_built_is_named(oracle):
 
 
 ALIKE = """
-start: "net" "(" block ")" -> net                //@ 1 let deep = 0, far = 0
+start: "net" "(" block ")" -> net                //@ 1 let n = 0, far = 0
 ?block: "leaf" -> leaf
-      | "m" "(" kind "," size "," block ")" -> layer //@ 1 where deep < 3 let far=deep, deep=deep+1
+      | "layer" "(" kind "," size "," block ")" -> layer  //@ 1 where n < 3 let far = n, n = n + 1
 !kind: "plain"                                   //@ 1
      | "odd"                                     //@ 3 where far > 0
      | "dear"                                    //@ 1
