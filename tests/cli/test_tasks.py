@@ -61,9 +61,9 @@ def test_a_picture_that_fits_a_screen_is_shown_whole_and_a_long_text_is_not(nas,
             f"    return replace(make(profile), decode=lambda inputs, targets: {shown})\n"
         )
     whole = nas(f"{tmp_path}/picture.py:shown", "--profile", "small")
-    assert whole.stdout.splitlines().count("#" * 64) == 3 * 32, whole.stderr
+    assert whole.out.splitlines().count("#" * 64) == 3 * 32, whole.err
     cut = nas(f"{tmp_path}/text.py:shown", "--profile", "small")
-    assert cut.stdout.count("(2048 characters in all)") == 3
+    assert cut.out.count("(2048 characters in all)") == 3
 
 
 @pytest.mark.parametrize("name", ["lra/listop", "lra/text", "lra/pathx[dashes=1]"])

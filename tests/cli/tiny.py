@@ -44,7 +44,12 @@ def regression(profile, data, *, length: int = 6) -> Task:
     )  # fmt: skip
 
 
+def install() -> None:
+    """Make the task known in this process."""
+    registry.TASKS["tiny"] = registry.Entry("for tests", make)
+
+
 def command(words: list[str]) -> None:
     """The command line in a process of its own."""
-    registry.TASKS["tiny"] = registry.Entry("for tests", make)
+    install()
     main(words)
